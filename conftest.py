@@ -1,0 +1,5 @@
+"""Loads the suite: the policy plugins, the fixtures over the library, and pytester for the suite's own tests."""
+
+import plugins
+
+pytest_plugins = [*plugins.ALL, "fixtures.pytest_fixtures", "pytester"]

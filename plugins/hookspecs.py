@@ -1,0 +1,39 @@
+"""Hooks that the policy calls, so that another Run can be put in its place.
+
+An inner conftest.py may say::
+
+    def pytest_acceptance_run(config, settings):
+        return FakeRun()
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from plugins.keys import Settings
+
+
+class Specs:
+    @pytest.hookspec(firstresult=True)
+    def pytest_acceptance_run(self, config: pytest.Config, settings: "Settings") -> Any:
+        """Return the Run of this runner process: capabilities(), record(), close(); see fixtures/run.py."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(Specs)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_acceptance_run(config: pytest.Config, settings: "Settings") -> Any:
+    from fixtures.run import Run
+
+    return Run(
+        settings.inventory,
+        run_id=settings.run_id,
+        runner=settings.runner,
+        report_dir=settings.report_dir,
+        plant=settings.plant,
+        keep=settings.keep,
+        seed=settings.seed,
+    )

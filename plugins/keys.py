@@ -1,0 +1,64 @@
+"""What the plugins keep in `config.stash` and `item.stash`, by typed keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fixtures.measure import Measurement, Threshold
+
+if TYPE_CHECKING:
+    from fixtures.inventory.model import Inventory
+    from plugins.checks import KnownCheck
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What this session was asked to do. Exists only when tests_by_module is under test."""
+
+    inventory: Inventory
+    run_id: str
+    report_dir: Path
+    plant: Any  # fixtures.plants.Plant, or None
+    keep: bool
+    seed: int
+    runner: str  # "main", or the xdist runner's name
+    distributing: bool  # the xdist controller: it runs no test itself
+    known: tuple[KnownCheck, ...]  # every check of the suite, selected or not
+    required: frozenset[str]  # the ids that the profile requires
+    thresholds: dict[str, dict[str, Threshold]]  # check id -> measurement name -> threshold
+
+    @property
+    def writes(self) -> bool:
+        """True in the one process that writes the record."""
+        return self.distributing or self.runner == "main"
+
+
+class CheckState:
+    """What one check has left behind while it runs."""
+
+    def __init__(self, check_id: str, evidence_dir: Path) -> None:
+        self.check_id = check_id
+        self.evidence_dir = evidence_dir
+        self.nodes: list[str] = []
+        self.measurements: list[Measurement] = []
+        self.judged = 0  # how many of the measurements have been judged
+        self.evidence: list[dict[str, str]] = []
+        self.missing: str | None = None  # why the declared capability is not there
+        self.skip_reason: str | None = None  # set by the capability plugin, the only one that skips
+        self.outcome = "passed"
+        self.reason = ""
+        self.duration_s = 0.0
+
+
+SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
+CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
+
+
+def settings_of(config: pytest.Config) -> Settings | None:
+    """The session's settings, or None when tests_by_module is not under test."""
+    return config.stash.get(SETTINGS, None)

@@ -1,0 +1,102 @@
+"""The Run of this process: made at the start, closed before anything is judged, also after Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from plugins.keys import RUN, SETTINGS, Settings, settings_of
+
+RUNNER_RECORD = "runner-{}.json"
+EMPTY = {"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "transcript": [], "timeline": []}
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings = settings_of(config)
+    if settings is None:
+        return
+    # An xdist runner is interrupted by the controller, or by the terminal's Ctrl-C; both arrive as SIGINT.
+    previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
+    config.add_cleanup(lambda: [signal.signal(s, handler) for s, handler in previous.items()])
+    if not settings.distributing:
+        config.stash[RUN] = config.hook.pytest_acceptance_run(config=config, settings=settings)
+        # Normally closed by the session's end; this is for a session that dies before it. Closing twice is harmless.
+        config.add_cleanup(lambda: config.stash[RUN].close())
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C during the tear-down must not leave processes on the nodes."""
+    previous = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def close_run(config: pytest.Config) -> dict[str, Any]:
+    """Close this process's Run and return its record, with `tear_down_errors` and `kept`."""
+    run = config.stash[RUN]
+    record: dict[str, Any] = dict(EMPTY)
+    errors: list[str] = []
+    with _uninterrupted():
+        try:
+            record |= run.record()
+        except Exception as error:
+            errors.append(f"the run's record could not be made: {type(error).__name__}: {error}")
+        try:
+            errors += run.close()
+        except Exception as error:
+            errors.append(f"tear-down broke: {type(error).__name__}: {error}")
+        try:
+            record["transcript"] = run.record()["transcript"]  # with the commands of the tear-down
+        except Exception as error:
+            errors.append(f"the transcript could not be completed: {type(error).__name__}: {error}")
+    kept = getattr(run, "kept", list)()
+    return record | {"tear_down_errors": errors, "kept": kept}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """On an xdist runner: close the Run and leave its record for the controller."""
+    settings = session.config.stash.get(SETTINGS, None)
+    if settings is not None and not settings.writes:
+        record = close_run(session.config)
+        (settings.report_dir / RUNNER_RECORD.format(settings.runner)).write_text(json.dumps(record), encoding="utf-8")
+
+
+def collect_records(config: pytest.Config, settings: Settings, runners: list[str]) -> dict[str, Any]:
+    """The record of the whole run: this process's own, or those that the xdist runners left, put together."""
+    if not settings.distributing:
+        return close_run(config)
+    merged: dict[str, Any] = json.loads(json.dumps(EMPTY)) | {"tear_down_errors": [], "kept": []}
+    for runner in runners:
+        path = settings.report_dir / RUNNER_RECORD.format(runner)
+        if not path.is_file():
+            merged["tear_down_errors"].append(
+                f"runner {runner} died: it left its tear-down to the watchdogs on the nodes"
+            )
+            continue
+        part = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+        names = {node["name"] for node in merged["nodes"]}
+        merged["nodes"] += [node for node in part["nodes"] if node["name"] not in names]
+        merged["versions"] |= part["versions"]
+        for key in ("components", "edges"):
+            have = merged["topology"][key]
+            have += [entry for entry in part["topology"][key] if entry not in have]
+        merged["timeline"] += [{**entry, "what": f"{runner}: {entry['what']}"} for entry in part["timeline"]]
+        for key in ("transcript", "tear_down_errors", "kept"):
+            merged[key] += part[key]
+    merged["transcript"].sort(key=lambda entry: entry["at"])
+    return merged

@@ -1,0 +1,119 @@
+"""Markers: registered with their meaning, checked at collection, some derived from `needs`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from fixtures.catalogue import load_catalogue
+from fixtures.probes.capabilities import ALL_CAPABILITIES
+from plugins.checks import CHECK_ID, MODULE, TESTS
+from plugins.keys import settings_of
+
+MARKERS = {
+    "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "
+    "known failures (fixtures/catalogue.yaml) that look like its failure",
+    "needs(*capabilities, role=None)": f"capabilities without which the check is not covered: {', '.join(ALL_CAPABILITIES)}; "
+    "asked of the nodes that have the role, or of all",
+    "known_defect(issue, versions, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the check",
+    "single_node": "derived: does not need a second node",
+    "multi_node": "derived from needs('multi_node')",
+    "gpu": "derived from needs('gpu')",
+    "rdma": "derived from needs('rdma')",
+    "real_engine": "derived from needs('real_engine')",
+    "smoke": "the few checks that say whether a module is alive at all",
+    "nightly": "for the night: takes long",
+    "performance": "measures speed: alone on its nodes",
+    "destructive": "breaks something on purpose: alone on its nodes",
+}
+DERIVED = ("multi_node", "gpu", "rdma", "real_engine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: {meaning}")
+
+
+def module_of(item: pytest.Item) -> str | None:
+    """The module package that the test lies in, None for a test outside tests_by_module."""
+    parts = item.nodeid.split("/")
+    return parts[1] if parts[0] == TESTS and len(parts) > 2 else None
+
+
+def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
+    """The named arguments of the check or known_defect marker, positional ones by their place."""
+    marker = item.get_closest_marker(name)
+    if marker is None:
+        return None
+    names = {"check": ("id", "by_hand", "causes"), "known_defect": ("issue", "versions", "reason")}[name]
+    given = dict(zip(names, marker.args, strict=False)) | marker.kwargs
+    if len(marker.args) > len(names) or set(given) - set(names):
+        raise ValueError(f"{name} takes {', '.join(names)}")
+    return given
+
+
+def needs_of(item: pytest.Item) -> list[tuple[tuple[str, ...], str | None]]:
+    """Every `needs` marker of the item as (capabilities, role)."""
+    return [(marker.args, marker.kwargs.get("role")) for marker in item.iter_markers("needs")]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    settings = settings_of(config)
+    catalogue = load_catalogue()
+    owners: dict[str, str] = {}
+    problems: list[str] = []
+    for item in items:
+        if module_of(item) is None:
+            continue
+        needed = {capability for capabilities, _ in needs_of(item) for capability in capabilities}
+        for name in DERIVED:
+            if name in needed:
+                item.add_marker(name)
+        if "multi_node" not in needed:
+            item.add_marker("single_node")
+        problems += [f"{item.nodeid}: {problem}" for problem in _problems(item, needed, owners, catalogue)]
+    if problems:
+        text = "\n".join(problems)
+        items.clear()
+        if hasattr(config, "workerinput"):  # a runner cannot end the session; the controller does
+            config.workeroutput["usage_error"] = text
+            return
+        raise pytest.UsageError(text)
+    if settings is not None and settings.plant is not None:
+        inside = [item for item in items if module_of(item) in settings.plant.modules]
+        config.hook.pytest_deselected(items=[item for item in items if item not in inside])
+        items[:] = inside
+
+
+def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catalogue: dict[int, Any]) -> list[str]:
+    found = []
+    try:
+        check = arguments(item, "check")
+        defect = arguments(item, "known_defect")
+    except ValueError as error:
+        return [str(error)]
+    if check is None or not CHECK_ID.fullmatch(str(check.get("id"))):
+        return ['no check id; mark it with @pytest.mark.check("M<module>-<number>")']
+    module = MODULE.fullmatch(module_of(item) or "")
+    if module is None or CHECK_ID.fullmatch(check["id"])[1] != module[1]:
+        found.append(f"check id {check['id']} is not of this module")
+    function = item.nodeid.split("[")[0]
+    if owners.setdefault(check["id"], function) != function:
+        found.append(f"check id {check['id']} is taken by {owners[check['id']]}")
+    if unknown := [str(number) for number in check.get("causes", ()) if number not in catalogue]:
+        found.append(f"causes: {', '.join(unknown)} not in fixtures/catalogue.yaml")
+    if unknown := sorted(needed - set(ALL_CAPABILITIES)):
+        found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(ALL_CAPABILITIES)}")
+    if defect is not None:
+        missing = [key for key in ("issue", "versions", "reason") if not isinstance(defect.get(key), str)]
+        if missing:
+            found.append(f"known_defect: {', '.join(missing)} is missing or no text")
+        else:
+            try:
+                SpecifierSet(defect["versions"])
+            except InvalidSpecifier:
+                found.append(f"known_defect: versions {defect['versions']!r} is no PEP 440 specifier, such as '<1.7'")
+    return found

@@ -1,0 +1,153 @@
+"""The suite's options, and the settings they make; whatever is wrong in them ends pytest before a node is touched."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.measure import ThresholdError, load_thresholds
+from fixtures.measure.thresholds import Thresholds
+from plugins.checks import TESTS, KnownCheck, read_checks, required_ids
+from plugins.keys import SETTINGS, Settings, settings_of
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("acceptance", "acceptance of a Dynamo cluster")
+    group.addoption("--inventory", metavar="PATH", help="the nodes to verify (default: inventory/local.yaml)")
+    group.addoption("--plant", metavar="NAME", help="run with this sabotage in place; REJECTED when it is caught")
+    group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
+    group.addoption("--dry-run", action="store_true", help="print the commands for each node and run nothing")
+    group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
+    group.addoption("--seed", type=int, metavar="N", help="the run's one seed (default: a new one, kept in run.json)")
+
+
+def inventory_path(config: pytest.Config) -> Path:
+    given = config.getoption("inventory")
+    return config.invocation_params.dir / given if given else config.rootpath / "inventory" / "local.yaml"
+
+
+def is_under_test(config: pytest.Config) -> bool:
+    """True when an argument is tests_by_module, lies inside it, or contains it."""
+    tests = (config.rootpath / TESTS).resolve()
+    if not tests.is_dir():
+        return False
+    args = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
+    return any(arg == tests or tests in arg.parents or arg in tests.parents for arg in args)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if config.getoption("list_plants"):
+        for plant in _plants().values():
+            print(plant.name, ",".join(plant.checks), plant.does, sep="\t")
+        return 0
+    if config.getoption("dry_run"):
+        from fixtures.deployments import plan
+
+        last = None
+        for node, line in plan(_load_inventory(inventory_path(config))):
+            if node != last:
+                print(f"# {node}")
+            last = node
+            print(line)
+        return 0
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("collectonly") or config.getoption("help", False) or not is_under_test(config):
+        return
+    inventory = _load_inventory(inventory_path(config))
+    known, complete = read_checks(config.rootpath)
+    handed = getattr(config, "workerinput", {}).get("acceptance")  # what the xdist controller decided
+    run_id = handed["run_id"] if handed else f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    config.stash[SETTINGS] = settings = Settings(
+        inventory=inventory,
+        run_id=run_id,
+        report_dir=config.rootpath / "reports" / run_id,
+        plant=_plant(config.getoption("plant"), inventory),
+        keep=config.getoption("keep"),
+        seed=handed["seed"] if handed else _seed(config),
+        runner=config.workerinput["workerid"] if handed else "main",
+        distributing=not handed and config.getoption("dist", "no") != "no",
+        known=known,
+        required=required_ids(inventory.cluster.dynamo_requires, known, complete),
+        thresholds=_thresholds(config.rootpath, inventory.path, known),
+    )
+    if not settings.writes:
+        return
+    settings.report_dir.mkdir(parents=True)
+    config.option.xmlpath = config.option.xmlpath or str(settings.report_dir / "junit.xml")
+    if config.pluginmanager.hasplugin("html") and not config.getoption("htmlpath"):
+        config.option.htmlpath = str(settings.report_dir / "report.html")
+        config.option.self_contained_html = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The xdist controller hands the run to a runner that starts."""
+    if settings := settings_of(node.config):
+        node.workerinput["acceptance"] = {"run_id": settings.run_id, "seed": settings.seed}
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    settings = settings_of(config)
+    if settings is None:
+        return None
+    plant = f", plant {settings.plant.name}" if settings.plant else ""
+    return f"acceptance: run {settings.run_id}, inventory {settings.inventory.path}, seed {settings.seed}{plant}"
+
+
+def _seed(config: pytest.Config) -> int:
+    given = config.getoption("seed")
+    return secrets.randbits(32) if given is None else given
+
+
+def _load_inventory(path: Path) -> Any:
+    from fixtures.inventory import InventoryError, load
+
+    try:
+        return load(path)
+    except InventoryError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _plants() -> dict[str, Any]:
+    from fixtures.plants import load_plants
+
+    return load_plants()
+
+
+def _plant(name: str | None, inventory: Any) -> Any:
+    if name is None:
+        return None
+    plants = _plants()
+    if name not in plants:
+        raise pytest.UsageError(f"--plant: there is no plant {name!r}; there are: {', '.join(sorted(plants))}")
+    if not inventory.cluster.dynamo_managed:
+        raise pytest.UsageError(
+            f"--plant {name}: {inventory.path} attaches to a running Dynamo, which is never sabotaged"
+        )
+    return plants[name]
+
+
+def _thresholds(root: Path, inventory: Path, known: tuple[KnownCheck, ...]) -> Thresholds:
+    """The modules' thresholds, and over them those of the site: `<inventory>.thresholds.yaml` beside the inventory."""
+    merged: Thresholds = {}
+    ids = {check.id for check in known}
+    site = inventory.with_name(f"{inventory.stem}.thresholds.yaml")
+    files = [*sorted((root / TESTS).glob("*/thresholds.yaml")), *([site] if site.is_file() else [])]
+    try:
+        for path in files:
+            for check_id, names in load_thresholds(path).items():
+                if path == site and check_id not in ids:
+                    raise ThresholdError(f"{path}: there is no check {check_id}; known are {', '.join(sorted(ids))}")
+                merged.setdefault(check_id, {}).update(names)
+    except ThresholdError as error:
+        raise pytest.UsageError(str(error)) from None
+    return merged

@@ -1,0 +1,159 @@
+"""From what pytest saw to one of the closed list of outcomes; the check's record travels on the tear-down report."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from fixtures.nodes.redact import redact
+from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook
+from plugins.checks import title_of
+from plugins.evidence import slugify
+from plugins.keys import CHECK, RUN, CheckState, settings_of
+from plugins.marks import arguments, module_of
+
+OUTCOMES = ("passed", "failed", "error", "not_covered", "blocked_by_hardware", "known_defect")
+_WORDS = {
+    "error": ("error", "E", "ERROR"),
+    "not_covered": ("not covered", "n", "NOT COVERED"),
+    "blocked_by_hardware": ("blocked by hardware", "b", "BLOCKED BY HARDWARE"),
+    "known_defect": ("known defect", "k", "KNOWN DEFECT"),
+}
+
+
+def case_of(item: pytest.Item) -> str:
+    """The parameters of this case, "" for a test without."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.id if callspec else ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    settings = settings_of(session.config)
+    for item in session.items if settings else ():
+        if module_of(item) is None:
+            continue
+        check_id = arguments(item, "check")["id"]  # type: ignore[index]
+        case = case_of(item)
+        folder = f"{check_id}-{slugify(case)}" if case else check_id
+        item.stash[CHECK] = CheckState(check_id, settings.report_dir / "evidence" / folder)  # type: ignore[union-attr]
+        item.user_properties.append(("check", check_id))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    state = item.stash.get(CHECK, None)
+    if state is None:
+        return report
+    _redact(report)
+    state.duration_s += report.duration
+    if report.outcome != "passed" or hasattr(report, "wasxfail"):
+        outcome, reason = _outcome(state, report, call)
+        if report.when == "teardown":
+            outcome, reason = "error", f"tear-down: {reason}"
+        if outcome == "failed" and state.missing is None and (defect := _known_defect(item)):
+            outcome, reason = "known_defect", f"{defect['issue']}: {defect['reason']} — seen now: {reason}"
+        if state.outcome in ("passed", "not_covered", "blocked_by_hardware", "known_defect"):
+            state.outcome, state.reason = outcome, reason
+        _show(report, outcome, reason)
+    elif report.when == "call" and (defect := _known_defect(item)):
+        state.outcome = "failed"
+        known = f"{defect['issue']} ({defect['reason']}) is said to hold for {defect['versions']}"
+        state.reason = f"unexpectedly passes: {known}"
+        report.outcome, report.longrepr = "failed", state.reason
+        report.acceptance_outcome = "failed"  # type: ignore[attr-defined]
+    if report.when == "teardown":
+        report.acceptance = record_of(item, state)  # type: ignore[attr-defined]
+    return report
+
+
+def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[str, str]:
+    error = call.excinfo.value if call.excinfo else None
+    if report.skipped or hasattr(report, "wasxfail"):
+        if state.skip_reason is not None:
+            return "not_covered", state.skip_reason
+        why = getattr(report, "wasxfail", None) or _last_line(report)
+        return "error", f"skipped or excused by something that is not the capability plugin: {why}"
+    if isinstance(error, BlockedByHardware):
+        return "blocked_by_hardware", str(error)
+    if isinstance(error, BringUpFailed):
+        own = error.check_id == state.check_id
+        return ("failed", error.reason) if own else ("error", str(error))
+    if isinstance(error, CouldNotLook):
+        return "error", f"could not look: {error}"
+    reason = _last_line(report) if error is None else str(error) or type(error).__name__
+    if not isinstance(error, AssertionError | pytest.fail.Exception | None):
+        reason = f"{type(error).__name__}: {reason}"
+    return ("failed" if report.when == "call" else "error"), reason
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    lines = report.longreprtext.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _known_defect(item: pytest.Item) -> dict[str, Any] | None:
+    """The item's known defect when it is said to hold for the version under test."""
+    defect = arguments(item, "known_defect")
+    if defect is None:
+        return None
+    version = item.config.stash[RUN].product_version()
+    return defect if SpecifierSet(defect["versions"]).contains(version, prereleases=True) else None
+
+
+def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:
+    """Make pytest's own views (terminal, JUnit XML, HTML rows) agree with the outcome."""
+    report.acceptance_outcome = outcome  # type: ignore[attr-defined]
+    path, line, _ = report.location
+    if outcome == "known_defect":
+        report.outcome = "skipped"
+        report.wasxfail = reason  # type: ignore[attr-defined]
+    elif outcome in ("not_covered", "blocked_by_hardware"):
+        report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, reason)
+    elif report.outcome != "failed" or hasattr(report, "wasxfail"):
+        report.__dict__.pop("wasxfail", None)
+        report.outcome, report.longrepr = "failed", reason
+
+
+def _redact(report: pytest.TestReport) -> None:
+    if report.longrepr is not None and not isinstance(report.longrepr, tuple):
+        text = report.longreprtext
+        if redact(text) != text:
+            report.longrepr = redact(text)
+    report.sections = [(name, redact(content)) for name, content in report.sections]
+
+
+def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
+    """The check's entry in run.json."""
+    settings = settings_of(item.config)
+    assert settings is not None
+    check = arguments(item, "check") or {}
+    function = getattr(item, "function", None)
+    all_nodes = [node.name for node in settings.inventory.nodes]
+    return {
+        "id": state.check_id,
+        "case": case_of(item),
+        "module": module_of(item),
+        "title": title_of(getattr(item, "originalname", item.name), getattr(function, "__doc__", None)),
+        "outcome": state.outcome,
+        "reason": redact(state.reason),
+        "nodes": state.nodes or (all_nodes if len(all_nodes) == 1 else []),
+        "duration_s": round(state.duration_s, 4),
+        "measurements": [measurement.as_dict() for measurement in state.measurements],
+        "evidence": list(state.evidence),
+        "by_hand": check.get("by_hand", ""),
+        "causes": list(check.get("causes", ())),
+    }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    return _WORDS.get(getattr(report, "acceptance_outcome", ""))

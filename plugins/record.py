@@ -1,0 +1,237 @@
+"""What happened in the session, gathered in the one process that writes run.json and what lies beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from plugins.checks import TESTS
+from plugins.keys import Settings, settings_of
+from plugins.lifecycle import collect_records
+from plugins.verdict import Verdict, decide
+
+SCHEMA = Path(__file__).parent.parent / "reports" / "run.schema.json"
+
+
+class Recorder:
+    """Listens to the session's hooks; `finish` makes the record."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self.checks: list[dict[str, Any]] = []
+        self.problems: list[str] = []  # each of them rejects the session
+        self.usage_errors: list[str] = []
+        self.selected: set[str] = set()  # node ids
+        self.running: dict[str, None] = {}  # node ids started and not yet recorded, in order
+        self.runners: list[str] = []
+        self.deselected = False
+        self.interrupted = False
+        self.collection_failed = False
+        self.data: dict[str, Any] = {}
+        self.verdict: Verdict | None = None
+
+    # what pytest tells
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.collection_failed = True
+            lines = report.longreprtext.strip().splitlines()
+            why = lines[-1] if lines else "no reason given"
+            self.problems.append(f"could not be collected: {report.nodeid}: {why}")
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self.deselected = self.deselected or bool(items)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.selected |= {item.nodeid for item in session.items}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.running[nodeid] = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = getattr(report, "acceptance", None)
+        if record is not None:
+            self.running.pop(report.nodeid, None)
+            self.add(record)
+        elif report.nodeid.startswith(f"{TESTS}/"):
+            if report.when == "???":  # xdist: the runner died during this test
+                self.running.pop(report.nodeid, None)
+                self.add(self._unfinished(report.nodeid, report.longreprtext))
+        else:
+            self.running.pop(report.nodeid, None)
+            if report.failed:
+                self.problems.append(f"a test that is no check failed: {report.nodeid} ({report.when})")
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        stopped_by_pytest = isinstance(excinfo.value, pytest.Session.Interrupted)
+        self.interrupted = not (stopped_by_pytest and self.collection_failed)
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self.problems.append(f"internal error: {str(excrepr).strip().splitlines()[-1]}")
+
+    # what xdist tells
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        self.selected |= set(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        self.runners.append(node.gateway.id)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        output = getattr(node, "workeroutput", {})
+        self.deselected = self.deselected or output.get("deselected", False)
+        if "usage_error" in output and output["usage_error"] not in self.usage_errors:
+            self.usage_errors.append(output["usage_error"])
+
+    # the record
+
+    def add(self, record: dict[str, Any]) -> None:
+        record["required"] = record["id"] in self.settings.required
+        self.checks.append(record)
+        with (self.settings.report_dir / "measurements.jsonl").open("a", encoding="utf-8") as lines:
+            for measurement in record["measurements"]:
+                line = {"run_id": self.settings.run_id, "check": record["id"], "case": record["case"], **measurement}
+                lines.write(json.dumps(line) + "\n")
+
+    def _known(self, nodeid: str) -> Any:
+        path, _, rest = nodeid.partition("::")
+        function = rest.split("[")[0].split("::")[-1]
+        return next((c for c in self.settings.known if (c.path, c.function) == (path, function)), None)
+
+    def _unfinished(self, nodeid: str, reason: str) -> dict[str, Any]:
+        known = self._known(nodeid)
+        case = nodeid.partition("[")[2].removesuffix("]")
+        return {
+            "id": known.id if known else nodeid,
+            "case": case,
+            "module": nodeid.split("/")[1],
+            "title": known.title if known else nodeid,
+            "outcome": "error",
+            "reason": reason,
+            "nodes": [],
+            "duration_s": 0.0,
+            "measurements": [],
+            "evidence": [],
+            "by_hand": "",
+            "causes": [],
+        }
+
+    def finish(self, exitstatus: int) -> None:
+        settings = self.settings
+        for nodeid in [nodeid for nodeid in self.running if nodeid.startswith(f"{TESTS}/")]:
+            self.add(self._unfinished(nodeid, "interrupted before it ended"))
+        run = collect_records(self.config, settings, self.runners)
+        if exitstatus not in (0, 1, 2, 5) and not self.problems:
+            self.problems.append(f"pytest ended with exit status {int(exitstatus)}")
+        selected_ids = {known.id for nodeid in self.selected if (known := self._known(nodeid))}
+        self.data = {
+            "run_id": settings.run_id,
+            "verdict": "",
+            "exit_status": 0,
+            "profile": settings.inventory.cluster.dynamo_profile,
+            "inventory": {"path": str(settings.inventory.path), "fingerprint": settings.inventory.fingerprint},
+            "selection": self._selection(selected_ids),
+            "started": self.started.isoformat(timespec="seconds"),
+            "duration_s": round(time.monotonic() - self._clock, 3),
+            "seed": settings.seed,
+            "plant": settings.plant.name if settings.plant else None,
+            "suite": {"git": git_revision(self.config.rootpath)},
+            "required": sorted(settings.required),
+            "nodes": run["nodes"] or declared_nodes(settings.inventory),
+            "versions": run["versions"],
+            "topology": run["topology"],
+            "timeline": run["timeline"],
+            "checks": sorted(self.checks, key=lambda check: (check["id"], check["case"])),
+            "problems": self.problems,
+            "tear_down_errors": run["tear_down_errors"],
+            "kept": run["kept"],
+        }
+        self._judge(selected_ids, exitstatus)
+        if mismatch := schema_mismatch(self.data):
+            self.problems.append(f"run.json does not fit its schema: {mismatch}")
+            self._judge(selected_ids, exitstatus)
+        write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
+
+    def _judge(self, selected_ids: set[str], exitstatus: int) -> None:
+        self.verdict = decide(self.data, selected_ids, interrupted=self.interrupted, pytest_failed=exitstatus == 1)
+        self.data["verdict"], self.data["exit_status"] = self.verdict.word, self.verdict.exit_status
+        self.data["incomplete"] = self.verdict.incomplete
+
+    def _selection(self, selected_ids: set[str]) -> dict[str, Any]:
+        whole = self.settings.required or {check.id for check in self.settings.known}
+        part = self.deselected or any("::" in arg for arg in self.config.args) or not whole <= selected_ids
+        return {
+            "arguments": list(self.config.args),
+            "keyword": self.config.getoption("keyword"),
+            "markers": self.config.getoption("markexpr"),
+            "part": part,
+        }
+
+
+def declared_nodes(inventory: Any) -> list[dict[str, Any]]:
+    return [
+        {"name": node.name, "roles": list(node.dynamo_roles), "address": node.dynamo_data_address, "facts": {}}
+        for node in inventory.nodes
+    ]
+
+
+def schema_mismatch(data: dict[str, Any]) -> str | None:
+    """The first place where `data` does not fit reports/run.schema.json, or None."""
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(data))
+    return f"{error.json_path}: {error.message}" if error else None
+
+
+def git_revision(root: Path) -> str | None:
+    """The suite's commit, None when it is no git checkout."""
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def transcript_text(entries: list[dict[str, Any]]) -> str:
+    """Per node, every command in its order, as one would paste it; what it gave is in comments."""
+    lines = []
+    for node in dict.fromkeys(entry["node"] for entry in entries):
+        lines += [f"# ---- node {node}", ""]
+        for entry in entries:
+            if entry["node"] == node:
+                ended = "did not end by itself" if entry["rc"] is None else f"exit {entry['rc']}"
+                lines += [f"# {entry['at']}  {ended}, {entry['duration_s']:.3f} s", entry["command"], ""]
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings = settings_of(config)
+    if settings is not None and settings.writes:
+        config.pluginmanager.register(Recorder(config, settings), "acceptance-recorder")
+
+
+def recorder_of(config: pytest.Config) -> Recorder | None:
+    return config.pluginmanager.getplugin("acceptance-recorder")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if items and hasattr(items[0].config, "workeroutput"):
+        items[0].config.workeroutput["deselected"] = True

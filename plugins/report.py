@@ -1,0 +1,166 @@
+"""report.html: pytest-html's page, with the verdict, the cluster and the modules put before its table."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections import Counter
+from collections.abc import Generator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from markupsafe import Markup
+
+from fixtures.catalogue import load_catalogue
+from plugins.drawing import timeline_svg, topology_svg
+from plugins.keys import CHECK, settings_of
+from plugins.outcomes import OUTCOMES
+from plugins.record import Recorder, recorder_of
+
+TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
+_NOT_SHOWN = ("looked_at", "clock_s")  # of the facts
+ROWS_SHOWN = 200  # of an evidence table; the file has them all
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings = settings_of(config)
+    if settings is not None and settings.writes and config.pluginmanager.hasplugin("html"):
+        config.option.css = [*config.getoption("css"), str(TEMPLATES / "report.css")]
+        config.pluginmanager.register(Page(), "acceptance-page")
+
+
+class Page:
+    """Hooks of pytest-html; registered only where it is there and writes."""
+
+    def pytest_html_report_title(self, report: Any) -> None:
+        self._report = report
+        report.title = "Acceptance of a Dynamo cluster"
+
+    def pytest_html_results_summary(self, prefix: list[str], session: pytest.Session) -> None:
+        recorder = recorder_of(session.config)
+        if recorder is not None and recorder.verdict is not None:
+            self._report.title = f"{recorder.verdict.word}: {recorder.settings.run_id}"
+            prefix.append(render(recorder))
+
+    def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
+        cells[1] = f'<td class="col-testId">{escape(report.nodeid)}</td>'  # pytest-html itself does not escape it
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The evidence is linked from the item's row, also when its set-up failed."""
+    report = yield
+    state = item.stash.get(CHECK, None)
+    if state is not None and report.when == "teardown" and item.config.pluginmanager.hasplugin("html"):
+        from pytest_html import extras
+
+        links = [extras.url(entry["path"], escape(entry["title"])) for entry in state.evidence]
+        report.extras = [*getattr(report, "extras", []), *links]  # type: ignore[attr-defined]
+    return report
+
+
+def render(recorder: Recorder) -> str:
+    """The HTML of everything before pytest-html's own table."""
+    assert recorder.verdict is not None
+    folder, data = recorder.settings.report_dir, recorder.data
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"facts": facts, "bar": bar, "bounds": bounds, "number": number}
+    checks = [check | {"shown": [shown(folder, entry) for entry in check["evidence"]]} for check in data["checks"]]
+    modules = {name: [c for c in checks if c["module"] == name] for name in sorted({c["module"] for c in checks})}
+    return environment.get_template("page.html.j2").render(
+        run=data,
+        verdict=recorder.verdict,
+        checks=checks,
+        bad=[check for check in checks if check["outcome"] in ("failed", "error")],
+        by_outcome={name: [check for check in checks if check["outcome"] == name] for name in OUTCOMES},
+        modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
+        catalogue=load_catalogue(),
+        topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
+        timeline=Markup(timeline_svg(data["timeline"])),
+        files=files(folder),
+    )
+
+
+def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:
+    """An evidence entry with what the page shows of it: rows of a table, the drawing as an image."""
+    path = folder / entry["path"]
+    if not path.is_file():
+        return {**entry, "rows": [["the file is gone"]], "more": 0, "kind": "table"}
+    if entry["kind"] == "table":
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.reader(lines))
+        return {**entry, "rows": rows[: ROWS_SHOWN + 1], "more": max(0, len(rows) - ROWS_SHOWN - 1)}
+    if entry["kind"] == "svg":
+        encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+        return {**entry, "image": f"data:image/svg+xml;base64,{encoded}"}
+    return dict(entry)
+
+
+def files(folder: Path) -> list[str]:
+    """What else lies in the run's folder, besides the evidence that the checks link."""
+    made_later = ["junit.xml"]
+    found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    other = {name for name in found if not name.startswith("evidence/") and name != "report.html"}
+    return sorted(other.union(made_later))
+
+
+def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the probes found on a node, flat: name and text."""
+    flat = []
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            flat.append((name, _text(value)))
+            continue
+        for inner, detail in value.items():
+            if inner not in _NOT_SHOWN:
+                flat.append((name if inner == "found" else f"{name} {inner}", _text(detail)))
+    return flat
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(_text(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(inner) for inner in value) or "none"
+    return "none" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value).strip()
+
+
+def number(value: float | None) -> str:
+    return "none" if value is None else f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+def bounds(measurement: dict[str, Any]) -> str:
+    """The threshold as text."""
+    limits = measurement["threshold"]
+    if limits is None:
+        return "no threshold"
+    if limits["recorded"]:
+        return "recorded"
+    low, high = limits["min"], limits["max"]
+    text = f"{number(low)} … {number(high)}" if low is not None and high is not None else ""
+    text = text or (f"≤ {number(high)}" if high is not None else f"≥ {number(low)}")
+    return text + (f", n ≥ {limits['min_n']}" if limits["min_n"] > 1 else "")
+
+
+def bar(measurement: dict[str, Any]) -> dict[str, float] | None:
+    """Percent of a bar: where the value ends and where the bounds lie. None where a bar would say nothing."""
+    limits, value = measurement["threshold"], measurement["value"]
+    if limits is None or limits["recorded"] or value is None or value < 0:
+        return None
+    low, high = limits["min"], limits["max"]
+    if (low is not None and low < 0) or (high is not None and high <= 0):
+        return None
+    full = 1.25 * (high if high is not None else max(low * 1.6, value))
+    if full <= 0:
+        return None
+    marks = {name: 100 * limit / full for name, limit in (("low", low), ("high", high)) if limit}
+    return {"value": min(100.0, 100 * value / full), **marks}

@@ -1,0 +1,125 @@
+"""A child suite under pytester: real plugins, a real inventory file, and a Run that is a fake and says so."""
+
+import json
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CONFTEST = """
+import dataclasses, os
+import plugins
+
+pytest_plugins = plugins.ALL
+
+@dataclasses.dataclass
+class Look:
+    state: str
+    text: str
+
+STATES = {"rdma": "missing", "cuda": "broken", "real_engine": "not_declared"}
+
+class FakeTable:
+    def look(self, needs, node_names=None):
+        for name in needs:
+            if state := STATES.get(name):
+                return Look(state, f"{name}: looked on {node_names or 'all nodes'}, {state}")
+        return Look("ready", "")
+
+class FakeRun:
+    def __init__(self, settings):
+        self.settings = settings
+    def capabilities(self):
+        return FakeTable()
+    def record(self):
+        return {
+            "nodes": [{"name": "local", "roles": ["worker"], "address": "127.0.0.1", "facts": {"cpu": "2"}}],
+            "versions": {"ai-dynamo": "1.6.1"},
+            "topology": {
+                "components": [
+                    {"id": "client", "kind": "client", "node": None, "address": None, "version": None,
+                     "declared": True, "found": True},
+                    {"id": "worker-0", "kind": "worker", "node": "local", "address": "127.0.0.1:1", "version": "1.6.1",
+                     "declared": True, "found": False},
+                ],
+                "edges": [{"source": "client", "target": "worker-0", "protocol": "http"}],
+            },
+            "transcript": [{"at": "2026-01-01T00:00:00+00:00", "node": "local", "command": "env A=1 true", "rc": 0,
+                            "duration_s": 0.01}],
+            "timeline": [{"what": "etcd", "start_s": 0.0, "duration_s": 0.4}],
+        }
+    def product_version(self):
+        return "1.6.1"
+    def close(self):
+        return os.environ.get("FAKE_TEAR_DOWN", "").split()
+
+def pytest_acceptance_run(config, settings):
+    return FakeRun(settings)
+"""
+
+INVENTORY = """
+all:
+  vars:
+    dynamo_profile: fake
+    dynamo_embedded: true
+    dynamo_requires: {requires}
+  hosts:
+    local:
+      ansible_connection: local
+      dynamo_roles: [etcd, nats, frontend, worker]
+      dynamo_data_address: 127.0.0.1
+      dynamo_runtime: fake
+      dynamo_model: tiny
+"""
+
+
+class Suite:
+    """A child project with tests_by_module; `run` gives the result, `record` the last run.json."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        pytester.makeini("[pytest]\nfilterwarnings = error\naddopts = --strict-markers\ntestpaths = tests_by_module\n")
+        pytester.makeconftest(CONFTEST)
+        self.write("inventory/runtimes/fake.yaml", "engine: mocker\npackages: {ai-dynamo: 1.6.1}\n")
+        self.write("inventory/models/tiny.yaml", "recipe: tiny\nserved_name: tiny\n")
+        self.requires("M00-*")
+        self.write("tests_by_module/__init__.py", "")
+
+    def write(self, path: str, text: str) -> Path:
+        target = self.path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(textwrap.dedent(text), encoding="utf-8")
+        return target
+
+    def requires(self, *patterns: str) -> None:
+        self.write("inventory/local.yaml", INVENTORY.replace("{requires}", json.dumps(patterns)))
+
+    def module(self, number: int, tests: str, thresholds: str = "", name: str = "test_it.py") -> None:
+        folder = f"tests_by_module/module_{number:02}_fake"
+        self.write(f"{folder}/__init__.py", "")
+        self.write(f"{folder}/thresholds.yaml", thresholds)
+        self.write(f"{folder}/{name}", "import pytest\n" + textwrap.dedent(tests))
+
+    def run(self, *args: str) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *args)
+
+    @property
+    def latest(self) -> Path:
+        return self.path / "reports" / "latest"
+
+    def record(self) -> dict:
+        return json.loads((self.latest / "run.json").read_text(encoding="utf-8"))
+
+    def outcomes(self) -> dict[str, str]:
+        return {check["id"] + check["case"]: check["outcome"] for check in self.record()["checks"]}
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    inherited = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), inherited])))
+    return Suite(pytester)

@@ -1,0 +1,149 @@
+"""The session as a whole: xdist, interruption, selection, overrides, plants, and hostile plugins."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+MODULE = """
+    import os
+
+    @pytest.fixture(scope="package", autouse=True)
+    def deployment():
+        with open("brought-up", "a") as file:
+            file.write(f"NUMBER {os.getpid()}\\n")
+        yield
+
+    @pytest.mark.check("MNUMBER-01")
+    @pytest.mark.parametrize("n", range(6))
+    def test_many(n, measure):
+        measure("x_s", n)
+"""
+
+
+def test_each_module_stays_on_one_runner(suite):
+    for number in range(4):
+        thresholds = f"M{number:02}-01: {{x_s: {{max: 9, unit: s, source: a}}}}"
+        suite.module(number, MODULE.replace("NUMBER", f"{number:02}"), thresholds)
+    assert suite.run("-n", "2").ret == 0
+    brought_up = [line.split() for line in (suite.path / "brought-up").read_text().splitlines()]
+    assert sorted(module for module, _ in brought_up) == ["00", "01", "02", "03"]
+    assert len({pid for _, pid in brought_up}) == 2
+    together = suite.record()["checks"]
+    assert len(together) == 24
+    assert suite.run().ret == 0
+    for check in (alone := suite.record()["checks"]) + together:
+        check.pop("duration_s")
+    assert alone == together
+
+
+WAITS = """
+    @pytest.mark.check("M00-01")
+    def test_waits(measure, evidence):
+        import pathlib, time
+        measure("x_s", 1)
+        evidence.text("log", "seen")
+        pathlib.Path("waiting").touch()
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_an_interrupted_run_leaves_its_record(suite, number, args):
+    suite.module(0, WAITS)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
+    child = subprocess.Popen(command, cwd=suite.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for _ in range(300):
+            if (suite.path / "waiting").exists() or child.poll() is not None:
+                break
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.1)
+        child.send_signal(number)
+        output, _ = child.communicate(timeout=40)
+    finally:
+        child.kill()
+    assert child.returncode == 2, output
+    record = suite.record()
+    assert record["verdict"] == "INCOMPLETE" and record["incomplete"][0] == "interrupted"
+    assert [(check["id"], check["reason"]) for check in record["checks"]] == [("M00-01", "interrupted before it ended")]
+    assert record["tear_down_errors"] == []
+    assert record["nodes"][0]["facts"] == {"cpu": "2"}  # the Run's own record, so it was asked and closed
+    assert re.match(r"INCOMPLETE \(profile fake\): 0 passed", output.strip().splitlines()[-1])
+    assert (suite.latest / "report.html").is_file()
+
+
+def test_a_site_overrides_single_thresholds(suite):
+    test = '@pytest.mark.check("M00-01")\ndef test_it(measure):\n    measure("x_s", 7)\n    measure("y_s", 7)\n'
+    suite.module(0, test, "M00-01:\n  x_s: {max: 5, unit: s, source: book}\n  y_s: {max: 8, unit: s, source: book}\n")
+    assert suite.run().ret == 1
+    suite.write("inventory/local.thresholds.yaml", "M00-01:\n  x_s: {max: 9, unit: s, source: our own disks}\n")
+    assert suite.run().ret == 0
+    sources = [m["threshold"]["source"] for m in suite.record()["checks"][0]["measurements"]]
+    assert sources == ["our own disks", "book"]
+
+
+@pytest.mark.parametrize(("value", "n", "reason"), [("1", 2, "n=2, 9 are needed"), ("1", 9, None)])
+def test_too_few_samples_are_incomplete(suite, value, n, reason):
+    test = f'@pytest.mark.check("M00-01")\ndef test_it(measure):\n    measure("x_s", {value}, n={n})\n'
+    suite.module(0, test, "M00-01: {x_s: {max: 5, unit: s, min_n: 9, source: book}}")
+    assert suite.run().ret == (6 if reason else 0)
+    assert suite.record()["incomplete"] == ([f"M00-01: x_s has {reason}"] if reason else [])
+
+
+def test_derived_markers_select(suite):
+    suite.module(
+        0,
+        """
+        @pytest.mark.check("M00-01")
+        @pytest.mark.needs("gpu", "multi_node")
+        def test_gpu(): pass
+        @pytest.mark.check("M00-02")
+        def test_plain(): pass
+        """,
+    )
+    assert suite.run("-m", "gpu and multi_node").ret == 0
+    assert suite.outcomes() == {"M00-01": "passed"}
+    assert suite.run("-m", "single_node").ret == 0
+    assert suite.outcomes() == {"M00-02": "passed"}
+
+
+def test_the_seed_is_kept(suite):
+    suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
+    suite.run("--seed", "7")
+    assert suite.record()["seed"] == 7
+
+
+HOSTILE = """
+    def pytest_ignore_collect(collection_path):
+        return True if collection_path.name.startswith("test_NAME_") else None
+"""
+
+
+def test_plugins_of_an_engine_do_not_hide_test_files(suite):
+    """ai-dynamo's wheel registers such plugins; the stand-ins here are distributions of their own."""
+    names = ["vllm", "sglang", "trtllm", "triton"]
+    for index, name in enumerate(names):
+        suite.write(f"{name}_hides.py", HOSTILE.replace("NAME", name))
+        suite.write(f"{name}_hides-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}-hides\nVersion: 1\n")
+        suite.write(f"{name}_hides-1.dist-info/entry_points.txt", f"[pytest11]\n{name}_tests = {name}_hides\n")
+        suite.module(0, f'@pytest.mark.check("M00-0{index}")\ndef test_it(): pass\n', name=f"test_{name}_x.py")
+    blocked = [arg for name in names for arg in ("-p", f"no:{name}_tests")]  # as in pyproject.toml's addopts
+    command = [sys.executable, "-m", "pytest"]
+    hidden = subprocess.run(command, cwd=suite.path, capture_output=True, text=True, timeout=60)
+    assert hidden.returncode == 6, hidden.stdout  # they do hide, and a run of nothing is not accepted
+    seen = subprocess.run([*command, *blocked], cwd=suite.path, capture_output=True, timeout=60)
+    assert seen.returncode == 0
+    assert len(suite.outcomes()) == 4
+
+
+def test_the_suite_itself_blocks_them():
+    import tomllib
+    from pathlib import Path
+
+    options = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["pytest"]
+    options = options.get("ini_options", options)["addopts"]
+    assert {f"no:{name}_tests" for name in ("vllm", "sglang", "trtllm", "triton")} <= set(options)

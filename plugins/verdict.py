@@ -1,0 +1,170 @@
+"""The session's verdict: ACCEPTED, REJECTED or INCOMPLETE, its exit status, and the last line of the terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.keys import settings_of
+
+_RAN = ("passed", "failed", "error", "known_defect")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    word: str
+    exit_status: int
+    line: str  # the last line of the terminal
+    incomplete: list[str] = field(default_factory=list)  # what the profile requires and did not get
+
+
+def decide(data: dict[str, Any], selected_ids: set[str], *, interrupted: bool, pytest_failed: bool) -> Verdict:
+    """The verdict on a run's record.
+
+    `selected_ids`: the ids of the checks that pytest selected; of the required ones only these are demanded.
+    `pytest_failed`: pytest counted a failure itself; then the session is never ACCEPTED.
+    """
+    checks = data["checks"]
+    counts = Counter(check["outcome"] for check in checks)
+    incomplete = _incomplete(data, selected_ids)
+    rejected = bool(counts["failed"] or counts["error"] or data["problems"] or data["tear_down_errors"])
+    if interrupted:
+        word, status = "INCOMPLETE", 2
+        incomplete.insert(0, "interrupted")
+    elif rejected or pytest_failed:
+        word, status = "REJECTED", 1
+    else:
+        word, status = ("INCOMPLETE", 6) if incomplete else ("ACCEPTED", 0)
+    return Verdict(word, status, _line(data, word, counts), incomplete)
+
+
+def _incomplete(data: dict[str, Any], selected_ids: set[str]) -> list[str]:
+    checks = data["checks"]
+    reasons = []
+    if not any(check["outcome"] in _RAN for check in checks):
+        reasons.append("no check ran")
+    recorded = {check["id"] for check in checks}
+    for check_id in sorted(selected_ids & set(data["required"]) - recorded):
+        reasons.append(f"{check_id} is required and did not run")
+    for check in checks:
+        if not check["required"]:
+            continue
+        if check["outcome"] == "not_covered":
+            reasons.append(f"{label(check)} is required and not covered: {check['reason']}")
+        for measurement in check["measurements"]:
+            if measurement["judgement"] == "no_threshold":
+                reasons.append(f"{label(check)}: {measurement['name']} has no threshold")
+            if measurement["judgement"] == "too_few":
+                need = measurement["threshold"]["min_n"]
+                reasons.append(f"{label(check)}: {measurement['name']} has n={measurement['n']}, {need} are needed")
+    return reasons
+
+
+def label(check: dict[str, Any]) -> str:
+    return f"{check['id']}[{check['case']}]" if check["case"] else check["id"]
+
+
+def _line(data: dict[str, Any], word: str, counts: Counter[str]) -> str:
+    scope = " for the part selected" if data["selection"]["part"] else ""
+    plant = f", plant {data['plant']}" if data["plant"] else ""
+    teardown = len(data["tear_down_errors"])
+    torn = f", {teardown} tear-down error{'s' * (teardown > 1)}" if teardown else ""
+    defects = counts["known_defect"]
+    return (
+        f"{word}{scope} (profile {data['profile']}{plant}): {counts['passed']} passed, {counts['failed']} failed, "
+        f"{counts['error']} error{'s' * (counts['error'] != 1)}, {counts['not_covered']} not covered, "
+        f"{counts['blocked_by_hardware']} blocked by hardware, {defects} known defect{'s' * (defects != 1)}{torn}"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """After every fixture's tear-down, before pytest-html's page."""
+    from plugins.record import recorder_of
+
+    recorder = recorder_of(session.config)
+    if recorder is None:
+        return
+    if recorder.usage_errors:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    recorder.finish(exitstatus)
+    if session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+        assert recorder.verdict is not None
+        session.exitstatus = recorder.verdict.exit_status
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    from plugins.record import recorder_of
+
+    recorder = recorder_of(config)
+    if recorder is None or recorder.verdict is None or recorder.usage_errors or exitstatus == 4:
+        return
+    tr, data = terminalreporter, recorder.data
+
+    def lines(outcomes: tuple[str, ...]) -> list[str]:
+        chosen = [check for check in data["checks"] if check["outcome"] in outcomes]
+        return [f"{label(check)} {check['title']}: {_first_line(check['reason'])}" for check in chosen]
+
+    sections = {
+        "failed, or could not look": [*lines(("failed", "error")), *data["problems"]],
+        "tear-down errors": data["tear_down_errors"],
+        "known defects": lines(("known_defect",)),
+        "blocked by hardware": lines(("blocked_by_hardware",)),
+        "not covered": lines(("not_covered",)),
+        "incomplete": recorder.verdict.incomplete,
+        "kept running": data["kept"],
+    }
+    for title, entries in sections.items():
+        if entries:
+            tr.section(title)
+            for entry in entries:
+                tr.write_line(entry)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"
+
+
+class LastWord:
+    """Outermost around the end of the session: after pytest-html's page and pytest's own summary line."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        from plugins.record import recorder_of
+
+        result = yield
+        recorder = recorder_of(session.config)
+        assert recorder is not None
+        folder = recorder.settings.report_dir
+        terminal = session.config.pluginmanager.getplugin("terminalreporter")
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            shutil.rmtree(folder)
+            for text in recorder.usage_errors:
+                terminal.write_line(f"ERROR: {text}", red=True)
+            return result
+        point_latest(folder)
+        if terminal and recorder.verdict:
+            green = recorder.verdict.word == "ACCEPTED"
+            terminal.write_line(f"report: {folder / 'report.html'}")
+            terminal.write_line(recorder.verdict.line, bold=True, green=green, red=not green)
+        return result
+
+
+def point_latest(folder: Path) -> None:
+    """Let reports/latest point at this run, at once for whoever looks."""
+    fresh = folder.with_name(f".latest-{folder.name}")
+    fresh.symlink_to(folder.name, target_is_directory=True)
+    os.replace(fresh, folder.with_name("latest"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings = settings_of(config)
+    if settings is not None and settings.writes:
+        config.pluginmanager.register(LastWord(), "acceptance-last-word")

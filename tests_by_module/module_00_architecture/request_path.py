@@ -1,0 +1,60 @@
+"""Follow a known number of requests through frontend, router and workers by what each of them counted."""
+
+import uuid
+from dataclasses import dataclass
+
+from fixtures.clients.inference import Answer, complete
+from fixtures.clients.prometheus import Metrics
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import Deployment
+
+# a hop counts when it has finished with a request, which may be just after the client has its answer
+COUNTED_WITHIN_S = 2
+
+
+@dataclass(frozen=True)
+class RequestPath:
+    """`served_by` is the number of answers that named each worker; the others are differences of counters."""
+
+    sent: int
+    answers: tuple[Answer, ...]
+    served_by: dict[int, int]
+    frontend: float
+    router: float
+    workers: dict[int, float]
+
+
+def follow(deployment: Deployment, requests: int) -> RequestPath:
+    """Send `requests` different prompts one after the other and read every hop's counters before and after."""
+    names = deployment.settings.dialect.metrics
+
+    def hops(metrics: Metrics) -> tuple[float, float]:
+        return (
+            metrics.total_or_zero(names.frontend_requests, status="success"),
+            metrics.total_or_zero(names.router_requests),
+        )
+
+    frontend_before, router_before = hops(deployment.frontend_metrics())
+    workers_before = deployment.worker_requests()
+    prompts = [f"follow this request: {uuid.uuid4()}" for _ in range(requests)]
+    answers = tuple(complete(deployment.endpoint, prompt, max_tokens=2) for prompt in prompts)
+    served_by: dict[int, int] = {}
+    for answer in answers:
+        for worker_id in answer.worker_ids:
+            served_by[worker_id] = served_by.get(worker_id, 0) + 1
+
+    def look() -> tuple[RequestPath | None, object]:
+        frontend, router = hops(deployment.frontend_metrics())
+        workers = {w: n - workers_before.get(w, 0) for w, n in deployment.worker_requests().items()}
+        path = RequestPath(requests, answers, served_by, frontend - frontend_before, router - router_before, workers)
+        nonlocal last
+        last = path
+        counted = min(path.frontend, path.router, sum(workers.values()))
+        return (path if counted >= requests else None), path
+
+    last: RequestPath | None = None
+    try:
+        return wait_until(look, Deadline(COUNTED_WITHIN_S, "every hop to have counted the requests"))
+    except DeadlineExceeded:
+        assert last is not None
+        return last

@@ -1,0 +1,137 @@
+"""Components, addresses and versions: the live system against the inventory."""
+
+import httpx
+import pytest
+
+from fixtures.deployments.deployment import Deployment
+from fixtures.deployments.picture import Picture
+from fixtures.inventory.model import Inventory
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+
+
+@pytest.mark.check("M00-01", by_hand="ansible -i INVENTORY all -m ping")
+@pytest.mark.smoke
+def test_every_declared_node_answers(run: Run, evidence):
+    """Every declared node answers, runs our probe and grants this run its lease."""
+    found = run.facts()
+    evidence.table(
+        "nodes",
+        ["node", "host name", "architecture", "kernel", "CPUs", "memory GB"],
+        [
+            [name, f["system"]["hostname"], f["system"]["architecture"], f["system"]["kernel"], f["cpu"]["count"],
+             round(f["memory"]["total_gb"], 1)]
+            for name, f in found.items()
+        ],
+    )  # fmt: skip
+    assert set(found) == {spec.name for spec in run.inventory.nodes}
+
+
+@pytest.mark.check("M00-02", by_hand="curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'", causes=[19, 26, 28])
+@pytest.mark.smoke
+def test_deployment_comes_up_and_answers(run: Run, evidence):
+    """The declared deployment comes up and answers a one-token completion through frontend, router and a worker."""
+    deployment = run.deployment()
+    answer = deployment.first_answer
+    evidence.table("bring-up", ["part", "start s", "duration s"], [[p.what, p.start_s, p.duration_s] for p in deployment.phases])
+    assert answer.ok, f"the first completion: {answer.describe()}"
+    assert answer.usage and answer.usage["completion_tokens"] == 1, f"one token was asked for: {answer.describe()}"
+
+
+@pytest.mark.check("M00-03", by_hand="etcdctl get --prefix v1/instances/", causes=[21, 28])
+@pytest.mark.smoke
+def test_components_found_are_those_declared(picture: Picture, deployment: Deployment, inventory: Inventory, evidence):
+    """The components found on the nodes and in etcd are those that the inventory declares: none missing, none more."""
+    evidence.table(
+        "components", ["component", "node", "address", "version", "declared", "found"],
+        [[c.id, c.node, c.address, c.version, c.declared, c.found] for c in picture.components],
+    )  # fmt: skip
+    elsewhere = deployment.other_namespaces() if inventory.cluster.dynamo_managed else []
+    wrong = [f"{c.id} ({c.kind}) is missing: declared for {c.node}, and not found" for c in picture.components if not c.found]
+    wrong += [
+        f"{c.id} at {c.address} on {c.node} is not in the inventory, which declares "
+        f"{deployment.declared_workers.get(c.node, 0)} workers there"
+        for c in picture.components
+        if not c.declared
+    ]
+    if elsewhere:
+        wrong.append(f"workers are registered in other namespaces of this etcd: {', '.join(elsewhere)}")
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M00-04", by_hand="ss -tlnp", causes=[27])
+def test_components_listen_where_the_inventory_says(picture: Picture, inventory: Inventory, evidence):
+    """Each component listens at the data address of its node, and nowhere that everyone reaches."""
+    found = [component for component in picture.components if component.found]
+    assert found, "no component was found: nothing to look at"
+    evidence.table(
+        "listening sockets", ["component", "node", "address", "port"],
+        [[c.id, c.node, *local] for c in found for local in c.listening],
+    )  # fmt: skip
+    wrong = []
+    for component in found:
+        declared = inventory.node(component.node).dynamo_data_address
+        address = component.address.rpartition(":")[0]
+        if address != declared:
+            wrong.append(f"{component.id} is reached at {component.address}, and {component.node}'s data address is {declared}")
+        wrong += [
+            f"{component.id} listens on every address of {component.node} at port {port}"
+            for bound, port in component.listening
+            if bound in ("0.0.0.0", "::")
+        ]
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M00-05", by_hand="VENV/bin/python -m dynamo.frontend --version", causes=[12])
+def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evidence):
+    """The processes that serve run from an environment with the declared version of Dynamo; servers tell theirs."""
+    declared = run.product_version()
+    dynamo = [c for c in picture.components if c.found and c.kind in ("frontend", "worker")]
+    assert dynamo, "no frontend or worker was found: nothing to look at"
+    evidence.table("versions", ["component", "version", "command"], [[c.id, c.version, " ".join(c.argv[:3])] for c in picture.components])
+    unknown = [c.id for c in picture.components if c.found and not c.version]
+    if unknown:
+        raise CouldNotLook(f"no version of {', '.join(unknown)}: their processes belong to another user, or are no venv's")
+    wrong = [f"{c.id} on {c.node} runs ai-dynamo {c.version}, declared is {declared}" for c in dynamo if c.version != declared]
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M00-06", by_hand="ss -tnp state established", causes=[20])
+def test_components_are_connected_as_the_picture_shows(picture: Picture, inventory: Inventory, evidence):
+    """Frontend and workers are connected to etcd and, where a plane needs it, to NATS; the frontend to each worker."""
+    cluster = inventory.cluster
+    workers, frontends = picture.of_kind("worker"), picture.of_kind("frontend")
+    assert workers and frontends, "no worker or no frontend was found: nothing to look at"
+    servers = picture.of_kind("etcd")
+    if "nats" in (cluster.dynamo_event_plane, cluster.dynamo_request_plane):
+        servers += picture.of_kind("nats")
+    expected = [(process, server) for process in workers + frontends for server in servers]
+    if cluster.dynamo_request_plane == "tcp":
+        expected += [(frontend, worker) for frontend in frontends for worker in workers]
+    evidence.table("connections", ["from", "to", "what"], [[e.source, e.target, e.protocol] for e in picture.edges])
+    absent = [f"{a.id} is not connected to {b.id}" for a, b in expected if not picture.connected(a, b)]
+    assert not absent, "; ".join(absent)
+
+
+@pytest.mark.check("M00-08", by_hand="curl FRONTEND/v1/models", causes=[18, 24])
+def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
+    """The frontend lists the declared model and nothing else, and answers under its name."""
+    declared = deployment.settings.model_name
+    try:
+        listed = [m["id"] for m in httpx.get(f"{deployment.frontend_url}/v1/models", timeout=5, trust_env=False).json()["data"]]
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise CouldNotLook(f"{deployment.frontend_url}/v1/models: {error!r}") from error
+    assert listed == [declared], f"the frontend lists the models {listed}, declared is {declared}"
+    named = {answer.body.get("model") for answer in request_path.answers}
+    assert named == {declared}, f"answers name the model {named}, asked for was {declared}"
+
+
+@pytest.mark.check("M00-09", by_hand="nvidia-smi -L; rdma link")
+def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, evidence):
+    """What the nodes are declared to have is there; what is there besides is declared, or told on an embedded profile."""
+    table = run.capabilities()
+    missing, undeclared = table.missing(), table.undeclared()
+    if inventory.cluster.dynamo_embedded:
+        evidence.text("found and not declared", "\n".join(undeclared) or "nothing")
+        undeclared = []
+    assert not missing + undeclared, "; ".join(missing + undeclared)

@@ -1,0 +1,79 @@
+"""What is installed on the nodes, and what the nodes are."""
+
+import pytest
+
+from fixtures.deadline import Deadline
+from fixtures.inventory.model import Inventory
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+
+IMPORT_WITHIN_S = 120
+IMPORT = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+        print(name, "imports")
+    except Exception as error:
+        print(name, "does not import:", type(error).__name__, error)
+        sys.exit(3)
+"""
+
+
+@pytest.mark.check("M01-01", by_hand="uv pip list --python VENV/bin/python", causes=[12])
+@pytest.mark.smoke
+def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence):
+    """On every node the packages that the inventory pins are installed in exactly the pinned versions."""
+    rows, wrong = [], []
+    for name, equipment in run.equipment().items():
+        pins = inventory.runtime(inventory.node(name).dynamo_runtime).packages
+        for package, pinned in pins.items():
+            found = equipment.runtime.versions.get(package)
+            rows.append([name, package, pinned, found or "absent"])
+            if found != pinned:
+                wrong.append(f"{name} has {package} {found or 'not at all'} in {equipment.runtime.path}, pinned is {pinned}")
+    evidence.table("packages", ["node", "package", "pinned", "installed"], rows)
+    assert rows, "the inventory pins no package: nothing to compare"
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M01-02", by_hand="VENV/bin/python -c 'import dynamo.frontend'")
+def test_runtime_imports(run: Run, inventory: Inventory, evidence):
+    """Every module that the runtime is declared to carry imports in a fresh interpreter."""
+    wrong = []
+    for name, equipment in run.equipment().items():
+        modules = inventory.runtime(inventory.node(name).dynamo_runtime).imports
+        assert modules, f"the runtime of {name} declares no imports: nothing to try"
+        argv = [equipment.runtime.python, "-c", IMPORT, *modules]
+        done = equipment.node.run(argv, deadline=Deadline(IMPORT_WITHIN_S, f"imports on {name}"), expect=None)
+        evidence.text(f"imports on {name}", done.stdout + done.stderr)
+        if done.rc:
+            wrong.append(f"{name}: {(done.stdout.strip() or done.stderr.strip()).splitlines()[-1]}")
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M01-03", by_hand="nproc; free -g; df -h ~")
+def test_nodes_have_room(run: Run, inventory: Inventory, measure):
+    """The smallest node has the processors, the memory and the disk that a deployment needs."""
+    found = run.facts()
+    for name, facts in found.items():
+        for part in ("cpu", "memory", "disk"):
+            if "error" in facts[part]:
+                raise CouldNotLook(f"{name}: {part}: {facts[part]['error']}")
+    measure("cpu_count_min", min(f["cpu"]["count"] for f in found.values()), n=len(found))
+    measure("memory_available_gb_min", min(f["memory"]["available_gb"] for f in found.values()), n=len(found))
+    measure("disk_free_gb_min", min(f["disk"]["free_gb"] for f in found.values()), n=len(found))
+    measure.judge()
+
+
+@pytest.mark.check("M01-04", by_hand="nvidia-smi")
+@pytest.mark.needs("gpu", "cuda", role="worker")
+def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence, measure):
+    """Every node with workers has a GPU with a driver that speaks CUDA, and all of them the same kind and driver."""
+    found = {spec.name: run.facts()[spec.name] for spec in inventory.with_role("worker")}
+    rows = [[n, g["name"], g["driver_version"], f["cuda"]["version"], g["memory.total"]] for n, f in found.items() for g in f["gpu"]["found"]]
+    evidence.table("GPUs", ["node", "GPU", "driver", "CUDA", "memory MiB"], rows)
+    measure("gpu_count_per_node_min", min(len(f["gpu"]["found"]) for f in found.values()), n=len(found))
+    kinds = {tuple(row[1:4]) for row in rows}
+    assert len(kinds) == 1, f"GPU, driver and CUDA differ between the nodes: {sorted(map(str, kinds))}"
+    measure.judge()

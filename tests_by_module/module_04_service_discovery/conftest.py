@@ -1,0 +1,31 @@
+"""Fixtures of module 04."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.clients.etcd import Etcd
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.run import Run
+from tests_by_module.module_04_service_discovery.departures import Departure, departing
+
+DRAINS_WITHIN_S = 30
+
+
+@pytest.fixture
+def etcd(deployment: Deployment) -> Iterator[Etcd]:
+    """A client of the deployment's etcd."""
+    with deployment.etcd_client() as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def departure_by_sigterm(run: Run, deployment: Deployment) -> tuple[Departure, int | None]:
+    """A worker that joined and was ended with SIGTERM, and its exit status."""
+    with departing(run, deployment, signal.SIGTERM) as (worker, so_far):
+        process = worker.require_process()
+        look = lambda: (True if process.exit_status() is not None else None, "still running")  # noqa: E731
+        wait_until(look, Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+        return so_far(), process.exit_status()

@@ -1,0 +1,114 @@
+"""How workers join and leave, and how soon etcd and the frontend know."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+
+from fixtures.clients.inference import complete
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.run import Run
+from tests_by_module.module_04_service_discovery.departures import departing
+
+pytestmark = pytest.mark.needs("managed")
+
+SERVES_WITHIN_S = 15
+REQUESTS_AT_ONCE = 8
+
+
+@pytest.mark.check("M04-03", by_hand="etcdctl watch --prefix v1/", causes=[21])
+def test_events_come_in_order(departure_by_sigterm, evidence):
+    """The model card is there before the instance that it describes, and the instance is gone before the card."""
+    departure, _ = departure_by_sigterm
+    begin = departure.events[0].at if departure.events else 0.0
+    evidence.table("events", ["s", "event", "key", "revision"], [[round(e.at - begin, 3), e.kind, e.key, e.revision] for e in departure.events])
+    instance, card = departure.worker.instance_key.name, departure.worker.card_key and departure.worker.card_key.name
+    puts, deletes = departure.order("put"), departure.order("delete")
+    assert card in puts, f"no model card was written; written were {puts}"
+    assert puts.index(card) < puts.index(instance), f"the instance was written before its model card: {puts}"
+    assert set(deletes) == set(departure.keys), f"not all of {departure.keys} were deleted: {deletes}"
+    assert deletes.index(instance) < deletes.index(card), (
+        f"the model card was deleted before the instance, or with it as an expired lease does: {deletes}"
+    )
+
+
+@pytest.mark.check("M04-04", by_hand="kill -TERM -- -PGID; etcdctl watch --prefix v1/instances/", causes=[21])
+def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure):
+    """After SIGTERM a worker's key is gone at once, long before its lease would expire, and the worker ends with 0."""
+    departure, exit_status = departure_by_sigterm
+    measure("key_gone_after_sigterm_s", departure.key_gone_s)
+    measure.judge()
+    assert exit_status == 0, f"the worker ended with {exit_status} after SIGTERM"
+
+
+@pytest.mark.check("M04-05", by_hand="kill -KILL -- -PGID; etcdctl lease timetolive LEASE", causes=[20, 21, 22])
+def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment, measure):
+    """After SIGKILL a worker's keys go when its lease expires, and not later."""
+    with departing(run, deployment, signal.SIGKILL) as (_, so_far):
+        departure = so_far()
+    gone = departure.key_gone_s
+    measure("key_gone_after_sigkill_s", gone)
+    measure("key_gone_beyond_ttl_s", None if gone is None else gone - departure.lease_ttl_s)
+    measure.judge()
+
+
+@pytest.mark.check("M04-06", by_hand="kill -STOP -- -PGID; sleep TTL; kill -CONT -- -PGID", causes=[16, 17])
+def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure, evidence):
+    """A worker stopped for longer than its lease gets no request; continued, it ends or registers anew."""
+    with departing(run, deployment, signal.SIGSTOP) as (worker, so_far):
+        departure = so_far()
+        gone = departure.key_gone_s
+        measure("key_gone_beyond_ttl_s", None if gone is None else gone - departure.lease_ttl_s)
+        answers = [complete(deployment.endpoint, f"not to the zombie: {uuid4()}", max_tokens=1, timeout_s=10) for _ in range(6)]
+        process = worker.require_process()
+        process.signal(signal.SIGCONT)
+        continued = Deadline(SERVES_WITHIN_S, "the worker to end or to register anew")
+
+        def resolved() -> tuple[str | None, object]:
+            if not process.is_alive():
+                return f"it ended with {process.exit_status()}", None
+            ids = {each.instance_id for each in deployment.registered_workers()}
+            mine = next((e for e in deployment.registered_workers() if e.system_url == worker.system_url), None)
+            return (f"it registered anew as {mine.hex_id}" if mine else None), f"alive, registered are {len(ids)}"
+
+        try:
+            how = wait_until(resolved, continued)
+        except DeadlineExceeded as error:
+            how = None
+            evidence.text("zombie", str(error))
+        measure("zombie_resolved_s", continued.elapsed_s if how else None)
+    evidence.text("after SIGCONT", how or "it kept running without a registration")
+    failed = [answer.describe() for answer in answers if not answer.ok]
+    assert not failed, f"{len(failed)} of {len(answers)} requests failed while the zombie was stopped: {failed[0]}"
+    assert departure.worker.instance_id not in {w for a in answers for w in a.worker_ids}, "the zombie served a request"
+    measure.judge()
+
+
+@pytest.mark.check("M04-07", by_hand="start one more worker; curl FRONTEND/metrics | grep router_worker", causes=[18])
+def test_joining_worker_serves(run: Run, deployment: Deployment, evidence):
+    """A worker that joins a serving deployment registers and is given requests."""
+    with run.joined_worker(deployment) as worker:
+        registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
+        counts: dict[int, int] = {}
+        failures: list[str] = []
+
+        def ask(_: int) -> None:
+            answer = complete(deployment.endpoint, f"load for the joining worker: {uuid4()} " * 20, max_tokens=16)
+            if not answer.ok:
+                failures.append(answer.describe())
+            for worker_id in answer.worker_ids:
+                counts[worker_id] = counts.get(worker_id, 0) + 1
+
+        def look() -> tuple[bool | None, object]:
+            with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+                list(pool.map(ask, range(REQUESTS_AT_ONCE)))
+            return (True if counts.get(registered.instance_id) or failures else None), counts
+
+        try:
+            wait_until(look, Deadline(SERVES_WITHIN_S, f"the joined worker {registered.hex_id} to serve a request"))
+        except DeadlineExceeded as error:
+            raise AssertionError(str(error)) from None
+    evidence.table("requests served", ["worker", "requests"], [[f"{w:x}", n] for w, n in counts.items()])
+    assert not failures, f"{len(failures)} requests failed while a worker joined: {failures[0]}"

@@ -1,0 +1,161 @@
+"""What a worker writes into etcd, and what keeps it there."""
+
+import time
+
+import httpx
+import pytest
+
+from fixtures.clients.etcd import Etcd
+from fixtures.clients.inference import InferenceEndpoint, complete
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.registry import instance_keys, registered_workers
+from fixtures.inventory.model import Inventory
+from fixtures.run import Run
+
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()"
+CONNECT_WITHIN_S = 10
+
+
+@pytest.mark.check("M04-01", by_hand="etcdctl get --prefix v1/instances/; etcdctl get --prefix v1/mdc/", causes=[3, 19])
+@pytest.mark.smoke
+def test_workers_register_in_the_layout_of_their_version(deployment: Deployment, evidence):
+    """Each worker has its instance key and its model card, in the version's layout, on its own lease, with files behind."""
+    dialect, declared_model = deployment.settings.dialect, deployment.settings.model_name
+    workers = deployment.registered_workers()
+    assert workers, f"no worker is registered in {deployment.settings.namespace}"
+    wrong = []
+    for worker in workers:
+        evidence.text(f"worker {worker.hex_id}", f"{worker.instance_key.name}\n{worker.instance_key.value.decode()}\n")
+        names = {"namespace": worker.namespace, "component": worker.component, "endpoint": dialect.worker_endpoint}
+        expected_key = dialect.instance_key.format(**names, id=worker.hex_id)
+        if worker.instance_key.name != expected_key:
+            wrong.append(f"the instance key is {worker.instance_key.name}, the layout says {expected_key}")
+        wrong += [f"{worker.hex_id}: instance lacks {f}" for f in dialect.instance_fields if f not in worker.instance]
+        if worker.card is None:
+            wrong.append(f"{worker.hex_id} has an instance key and no model card: nothing can be routed to it")
+            continue
+        wrong += [f"{worker.hex_id}: model card lacks {f}" for f in dialect.model_card_fields if f not in worker.card]
+        wrong += [
+            f"{key.name} hangs on lease {key.lease_id:x}, not on the worker's own {worker.hex_id}"
+            for key in (worker.instance_key, worker.card_key)
+            if key.lease_id != worker.instance_id
+        ]
+        if worker.model_name != declared_model:
+            wrong.append(f"{worker.hex_id} serves the model {worker.model_name}, declared is {declared_model}")
+        wrong += files_behind(worker.card)
+    assert not wrong, "; ".join(wrong)
+
+
+def files_behind(card: dict) -> list[str]:
+    """What is wrong with the files that a model card names: the frontend fetches them from the worker."""
+    wrong = []
+    for part in ("model_info", "tokenizer", "prompt_formatter", "gen_config"):
+        for file in (card.get(part) or {}).values():
+            try:
+                size = len(httpx.get(file["path"], timeout=5, trust_env=False).raise_for_status().content)
+            except httpx.HTTPError as error:
+                wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
+                continue
+            if size != file["size"]:
+                wrong.append(f"{file['path']} has {size} bytes, the model card says {file['size']}")
+    return wrong
+
+
+@pytest.mark.check("M04-02", by_hand="etcdctl lease timetolive LEASE --keys", causes=[16, 25])
+def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etcd, inventory: Inventory, evidence):
+    """Each worker's lease has the TTL that is set and is still alive when more than one TTL has passed."""
+    expected = {
+        worker.name: deployment.registered_as[worker.name] for worker in deployment.workers if worker.is_alive()
+    } or {worker.hex_id: worker.instance_id for worker in deployment.registered_workers()}
+    assert expected, "no worker is there: no lease to look at"
+    first = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
+    longest = max(lease.granted_ttl_s for lease in first.values())
+    since = deployment.registered_at or time.monotonic()
+    age = Deadline(since + 1.5 * max(longest, 1) - time.monotonic(), "the leases to be older than their TTL")
+    age.pause(age.remaining_s)
+    later = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
+    evidence.table(
+        "leases", ["worker", "lease", "granted s", "left s", "keys"],
+        [[name, f"{lease.id:x}", lease.granted_ttl_s, lease.remaining_ttl_s, len(lease.keys)] for name, lease in later.items()],
+    )  # fmt: skip
+    wrong = [
+        f"the lease {lease.id:x} of {name} was not renewed: it is gone, and the process is there"
+        for name, lease in later.items()
+        if lease.remaining_ttl_s <= 0
+    ]
+    if inventory.cluster.dynamo_managed:
+        ttl = deployment.settings.lease_ttl_s
+        wrong += [
+            f"the lease of {name} was granted for {lease.granted_ttl_s} s, set is {ttl} s"
+            for name, lease in first.items()
+            if lease.remaining_ttl_s > 0 and lease.granted_ttl_s != ttl
+        ]
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M04-08", by_hand="curl FRONTEND/v1/models", causes=[28])
+@pytest.mark.needs("managed")
+def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
+    """A worker of another namespace in the same etcd is neither listed nor served by this namespace's frontend."""
+    foreign = {"namespace": f"{deployment.settings.namespace}_foreign", "model_name": "model-of-another-namespace"}
+    with run.joined_worker(deployment, **foreign) as worker:
+
+        def look() -> tuple[object, str]:
+            there = registered_workers(etcd, deployment.settings.dialect, foreign["namespace"])
+            return there or None, "not registered there" if worker.is_alive() else f"it ended: {worker.log()[-500:]}"
+
+        wait_until(look, Deadline(READY_WITHIN_S, "the foreign worker to register"))
+        # a worker of its own namespace is seen by the frontend within this time: so would this one be
+        sees_within = Deadline(2, "the frontend to take notice")
+        listed = None
+        while not sees_within.expired and listed in (None, [deployment.settings.model_name]):
+            listed = [m["id"] for m in httpx.get(f"{deployment.frontend_url}/v1/models", timeout=5, trust_env=False).json()["data"]]
+            sees_within.pause(0.1)
+        answer = complete(InferenceEndpoint(deployment.frontend_url, foreign["model_name"]), "hello", max_tokens=1)
+    assert listed == [deployment.settings.model_name], (
+        f"the frontend of namespace {deployment.settings.namespace} lists {listed}: it serves another namespace's model"
+    )
+    assert answer.status == 404, f"asked for the other namespace's model, the frontend answers {answer.describe()}"
+
+
+@pytest.mark.check("M04-12", by_hand="on each node: curl ETCD/health", causes=[27])
+def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, etcd: Etcd, evidence):
+    """Every node reaches etcd at the data address of the node that the inventory gives the role to."""
+    port = int(deployment.settings.etcd_url.rpartition(":")[2])
+    addresses = [spec.dynamo_data_address for spec in inventory.with_role("etcd")]
+    evidence.text("advertised client URLs", "\n".join(etcd.member_urls()))
+    wrong = []
+    for node in run.nodes().values():
+        for address in addresses:
+            argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
+            done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"etcd from {node.name}"), expect=None)
+            if done.rc:
+                why = done.stderr.strip().splitlines()[-1]
+                wrong.append(f"{node.name} does not reach etcd at {address}:{port} ({why}); etcd advertises {etcd.member_urls()}")
+    assert addresses, "no node has the role etcd: nothing to reach"
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M04-13", by_hand="etcdctl get --prefix v1/instances/; ss -tln", causes=[20, 21])
+def test_no_instance_key_is_stale(run: Run, deployment: Deployment, etcd: Etcd):
+    """Behind every instance key there is a lease that lives and a process that accepts connections at its address."""
+    dialect, namespace = deployment.settings.dialect, deployment.settings.namespace
+    keys = instance_keys(etcd, dialect, namespace)
+    assert keys, f"no instance key in {namespace}: nothing to look at"
+    node = next(iter(run.nodes().values()))
+    stale = []
+    for key in keys:
+        if not key.lease_id:
+            stale.append(f"{key.name} is stale: it hangs on no lease and will never go")
+            continue
+        if etcd.lease(key.lease_id).remaining_ttl_s <= 0:
+            stale.append(f"{key.name} is stale: its lease is gone")
+        address, _, port = key.json().get("transport", {}).get("tcp", "").partition("/")[0].rpartition(":")
+        if not address:
+            continue  # the NATS request plane names a subject: its lease is all that can be asked
+        argv = [node.python, "-I", "-c", CONNECT, address, port]
+        done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"{key.name}"), expect=None, hidden=True)
+        if done.rc:
+            stale.append(f"{key.name} is stale: nothing listens at {address}:{port}")
+    assert not stale, "; ".join(stale)
