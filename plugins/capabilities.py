@@ -1,4 +1,4 @@
-"""Declared × probed, before a check runs. The only place that skips."""
+"""Declared against probed, before a check runs. The only place that skips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The topology and the timeline as SVG: pure functions of the record. Colours come from reports/templates/report.css."""
+"""The topology and the timeline as SVG: pure functions of the record. Their colours: reports/templates/report.css."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def topology_svg(topology: dict[str, Any], nodes: list[str]) -> str:
     height = y + row_height
     lines = _lines(boxes, topology["edges"])
     return (
-        f'<svg class="topology" role="img" aria-label="topology as discovered" viewBox="-2 -8 {right + 4} {height + 12}" '
+        f'<svg class="topology" role="img" aria-label="topology" viewBox="-2 -8 {right + 4} {height + 12}" '
         f'style="max-width:{right:.0f}px">'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 8 4 0 8z"/></marker></defs>'

@@ -29,8 +29,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: [signal.signal(s, handler) for s, handler in previous.items()])
     if not settings.distributing:
         config.stash[RUN] = config.hook.pytest_acceptance_run(config=config, settings=settings)
-        # Normally closed by the session's end; this is for a session that dies before it. Closing twice is harmless.
-        config.add_cleanup(lambda: config.stash[RUN].close())
+        config.add_cleanup(lambda: _close_left_over(config))
+
+
+def _close_left_over(config: pytest.Config) -> None:
+    """For a session that dies before its end; that end has closed the Run otherwise."""
+    if RUN in config.stash:
+        for error in config.stash[RUN].close():
+            print(f"tear-down: {error}")
 
 
 @contextmanager
@@ -62,8 +68,8 @@ def close_run(config: pytest.Config) -> dict[str, Any]:
             record["transcript"] = run.record()["transcript"]  # with the commands of the tear-down
         except Exception as error:
             errors.append(f"the transcript could not be completed: {type(error).__name__}: {error}")
-    kept = getattr(run, "kept", list)()
-    return record | {"tear_down_errors": errors, "kept": kept}
+    del config.stash[RUN]
+    return record | {"tear_down_errors": errors, "kept": run.kept()}
 
 
 @pytest.hookimpl(trylast=True)

@@ -15,7 +15,7 @@ from plugins.keys import settings_of
 MARKERS = {
     "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "
     "known failures (fixtures/catalogue.yaml) that look like its failure",
-    "needs(*capabilities, role=None)": f"capabilities without which the check is not covered: {', '.join(ALL_CAPABILITIES)}; "
+    "needs(*capabilities, role=None)": f"what must be there, else it is not covered: {', '.join(ALL_CAPABILITIES)}; "
     "asked of the nodes that have the role, or of all",
     "known_defect(issue, versions, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the check",
     "single_node": "derived: does not need a second node",

@@ -95,12 +95,13 @@ def pytest_configure_node(node: Any) -> None:
         node.workerinput["acceptance"] = {"run_id": settings.run_id, "seed": settings.seed}
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     settings = settings_of(config)
     if settings is None:
-        return None
+        return []
     plant = f", plant {settings.plant.name}" if settings.plant else ""
-    return f"acceptance: run {settings.run_id}, inventory {settings.inventory.path}, seed {settings.seed}{plant}"
+    header = f"acceptance: run {settings.run_id}, inventory {settings.inventory.path}, seed {settings.seed}{plant}"
+    return [header, *(f"warning: {warning}" for warning in settings.inventory.warnings)]
 
 
 def _seed(config: pytest.Config) -> int:

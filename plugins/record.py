@@ -13,8 +13,9 @@ import jsonschema
 import pytest
 
 from plugins.checks import TESTS
-from plugins.keys import Settings, settings_of
+from plugins.keys import CHECK, Settings, settings_of
 from plugins.lifecycle import collect_records
+from plugins.outcomes import record_of
 from plugins.verdict import Verdict, decide
 
 SCHEMA = Path(__file__).parent.parent / "reports" / "run.schema.json"
@@ -34,6 +35,7 @@ class Recorder:
         self.selected: set[str] = set()  # node ids
         self.running: dict[str, None] = {}  # node ids started and not yet recorded, in order
         self.runners: list[str] = []
+        self._items: dict[str, pytest.Item] = {}
         self.deselected = False
         self.interrupted = False
         self.collection_failed = False
@@ -53,7 +55,8 @@ class Recorder:
         self.deselected = self.deselected or bool(items)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.selected |= {item.nodeid for item in session.items}
+        self._items = {item.nodeid: item for item in session.items}
+        self.selected |= set(self._items)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.running[nodeid] = None
@@ -112,6 +115,9 @@ class Recorder:
         return next((c for c in self.settings.known if (c.path, c.function) == (path, function)), None)
 
     def _unfinished(self, nodeid: str, reason: str) -> dict[str, Any]:
+        """The entry of a check that never ended, with what it had measured where this process knows it."""
+        if (item := self._items.get(nodeid)) is not None:
+            return record_of(item, item.stash[CHECK]) | {"outcome": "error", "reason": reason}
         known = self._known(nodeid)
         case = nodeid.partition("[")[2].removesuffix("]")
         return {

@@ -53,6 +53,8 @@ class FakeRun:
         }
     def product_version(self):
         return "1.6.1"
+    def kept(self):
+        return ["take it down: by hand"] if self.settings.keep else []
     def close(self):
         return os.environ.get("FAKE_TEAR_DOWN", "").split()
 

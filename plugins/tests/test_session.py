@@ -70,6 +70,9 @@ def test_an_interrupted_run_leaves_its_record(suite, number, args):
     record = suite.record()
     assert record["verdict"] == "INCOMPLETE" and record["incomplete"][0] == "interrupted"
     assert [(check["id"], check["reason"]) for check in record["checks"]] == [("M00-01", "interrupted before it ended")]
+    if not args:  # what it had measured is kept; of a runner it is lost
+        assert [m["name"] for m in record["checks"][0]["measurements"]] == ["x_s"]
+        assert [entry["title"] for entry in record["checks"][0]["evidence"]] == ["log"]
     assert record["tear_down_errors"] == []
     assert record["nodes"][0]["facts"] == {"cpu": "2"}  # the Run's own record, so it was asked and closed
     assert re.match(r"INCOMPLETE \(profile fake\): 0 passed", output.strip().splitlines()[-1])
@@ -147,3 +150,52 @@ def test_the_suite_itself_blocks_them():
     options = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["pytest"]
     options = options.get("ini_options", options)["addopts"]
     assert {f"no:{name}_tests" for name in ("vllm", "sglang", "trtllm", "triton")} <= set(options)
+
+
+RED = """
+    import pytest
+
+    @pytest.mark.check("M{number}-03")
+    def test_workers(): assert 0, "a worker is missing"
+"""
+
+
+def test_a_plant_runs_its_modules_and_is_recorded(suite):
+    for number, name in (("00", "architecture"), ("01", "first_inference")):
+        suite.write(f"tests_by_module/module_{number}_{name}/__init__.py", "")
+        suite.write(f"tests_by_module/module_{number}_{name}/test_it.py", RED.replace("{number}", number))
+    result = suite.run("--plant", "worker_absent", "--inventory", "inventory/local.yaml", "-n", "2")
+    assert result.ret == 1
+    assert result.outlines[-1].startswith(
+        "REJECTED for the part selected (profile fake, plant worker_absent): 0 passed, 1"
+    )
+    assert suite.record()["plant"] == "worker_absent"
+    assert suite.outcomes() == {"M00-03": "failed"}
+
+
+def test_plants_are_listed_for_a_machine_to_read(suite):
+    result = suite.run("--list-plants")
+    assert result.ret == 0
+    lines = [line.split("\t") for line in result.outlines]
+    assert all(len(line) == 3 for line in lines)
+    assert ["worker_absent", "M00-03"] in [line[:2] for line in lines]
+
+
+def test_a_dry_run_prints_commands_and_runs_nothing(suite):
+    suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
+    result = suite.run("--dry-run")
+    assert result.ret == 0
+    assert result.outlines[0] == "# local" and len(result.outlines) > 1
+    assert not (suite.path / "reports").exists()
+
+
+def test_keep_says_how_to_take_it_down(suite):
+    suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
+    suite.run("--keep").stdout.fnmatch_lines(["*kept running*", "take it down: by hand", "ACCEPTED*"])
+
+
+def test_plants_and_checks_name_failures_of_the_catalogue():
+    from fixtures.catalogue import load_catalogue
+    from fixtures.plants import load_plants
+
+    assert {number for plant in load_plants().values() for number in plant.failures} <= set(load_catalogue())
