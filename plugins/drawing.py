@@ -10,7 +10,7 @@ BOX_W, BOX_H, GAP, PAD, LAYER, HEAD = 168, 52, 26, 18, 62, 26
 PER_ROW = 4  # boxes of one kind side by side
 WIDTH = 1100  # node frames are put side by side up to this
 _LAYERS = {"client": 0, "frontend": 1, "router": 1, "etcd": 3, "nats": 3}  # everything else does the work: layer 2
-_BETWEEN_NODES = ("http", "tcp")  # the request path; the rest is the control plane
+_CONTROL = ("etcd", "nats")  # lines to these are the control plane, the others the path of a request
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class Line:
     x2: float
     y2: float
     protocol: str
+    kind: str
 
     def path(self) -> str:
         bend = (self.y2 - self.y1) / 2
-        kind = "request" if self.protocol.split("/")[0].lower() in _BETWEEN_NODES else "control"
         curve = f"M{self.x1} {self.y1}C{self.x1} {self.y1 + bend} {self.x2} {self.y2 - bend} {self.x2} {self.y2}"
-        return f'<path class="edge {kind}" d="{curve}" marker-end="url(#tip)"/>'
+        return f'<path class="edge {self.kind}" d="{curve}" marker-end="url(#tip)"/>'
 
     def label(self) -> str:
         """The protocol, on the curve, a little after its start: there it has met no other line yet."""
@@ -138,18 +138,18 @@ def _lines(boxes: dict[str, Box], edges: list[dict[str, Any]]) -> list[Line]:
     ]
     lines = []
     for source, target, protocol in ends:
+        kind = "control" if target.component["kind"] in _CONTROL else "request"
         if source.y == target.y:
             sign = 1 if source.x < target.x else -1
-            y = source.y + BOX_H / 2
-            lines.append(Line(source.middle + sign * BOX_W / 2, y, target.middle - sign * BOX_W / 2, y, protocol))
+            y, half = source.y + BOX_H / 2, sign * BOX_W / 2
+            lines.append(Line(source.middle + half, y, target.middle - half, y, protocol, kind))
             continue
         down = source.y < target.y
-        beside = [t.middle for s, t, _ in ends if s is source and t.y != s.y and (s.y < t.y) == down]
-        place = sorted(beside).index(target.middle) - (len(beside) - 1) / 2
-        x = source.middle + place * min(32.0, (BOX_W - 20) / len(beside))
-        lines.append(
-            Line(x, source.y + (BOX_H if down else 0), target.middle, target.y + (0 if down else BOX_H), protocol)
-        )
+        beside = sorted((t.middle, t.y) for s, t, _ in ends if s is source and t.y != s.y and (s.y < t.y) == down)
+        place = beside.index((target.middle, target.y)) - (len(beside) - 1) / 2
+        x = source.middle + place * min(36.0, (BOX_W - 20) / len(beside))
+        y1, y2 = (source.y + BOX_H, target.y) if down else (source.y, target.y + BOX_H)
+        lines.append(Line(x, y1, target.middle, y2, protocol, kind))
     return lines
 
 

@@ -13,6 +13,7 @@ from fixtures.measure import Measurement, Threshold
 if TYPE_CHECKING:
     from fixtures.inventory.model import Inventory
     from plugins.checks import KnownCheck
+    from plugins.record import Recorder
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,14 @@ class CheckState:
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
+RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
 
 
 def settings_of(config: pytest.Config) -> Settings | None:
     """The session's settings, or None when tests_by_module is not under test."""
     return config.stash.get(SETTINGS, None)
+
+
+def recorder_of(config: pytest.Config) -> Recorder | None:
+    """What gathers the record, in the one process that writes it."""
+    return config.stash.get(RECORDER, None)

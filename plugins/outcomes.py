@@ -88,6 +88,7 @@ def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo
     if isinstance(error, CouldNotLook):
         return "error", f"could not look: {error}"
     reason = _last_line(report) if error is None else str(error) or type(error).__name__
+    reason = reason.split("\nassert ")[0]  # pytest's own explanation follows the message; the log keeps it
     if not isinstance(error, AssertionError | pytest.fail.Exception | None):
         reason = f"{type(error).__name__}: {reason}"
     return ("failed" if report.when == "call" else "error"), reason

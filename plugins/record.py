@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from plugins.checks import TESTS
-from plugins.keys import CHECK, Settings, settings_of
+from plugins.keys import CHECK, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
 from plugins.outcomes import record_of
 from plugins.verdict import Verdict, decide
@@ -231,11 +231,8 @@ def write(path: Path, text: str) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings = settings_of(config)
     if settings is not None and settings.writes:
-        config.pluginmanager.register(Recorder(config, settings), "acceptance-recorder")
-
-
-def recorder_of(config: pytest.Config) -> Recorder | None:
-    return config.pluginmanager.getplugin("acceptance-recorder")
+        config.stash[RECORDER] = Recorder(config, settings)
+        config.pluginmanager.register(config.stash[RECORDER], "acceptance-recorder")
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

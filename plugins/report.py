@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from fixtures.catalogue import load_catalogue
 from plugins.drawing import timeline_svg, topology_svg
-from plugins.keys import CHECK, settings_of
+from plugins.keys import CHECK, recorder_of, settings_of
 from plugins.outcomes import OUTCOMES
-from plugins.record import Recorder, recorder_of
+from plugins.record import Recorder
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
 _NOT_SHOWN = ("looked_at", "clock_s")  # of the facts

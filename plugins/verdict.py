@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.keys import settings_of
+from plugins.keys import recorder_of, settings_of
 
 _RAN = ("passed", "failed", "error", "known_defect")
 
@@ -87,8 +87,6 @@ def _line(data: dict[str, Any], word: str, counts: Counter[str]) -> str:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """After every fixture's tear-down, before pytest-html's page."""
-    from plugins.record import recorder_of
-
     recorder = recorder_of(session.config)
     if recorder is None:
         return
@@ -101,8 +99,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    from plugins.record import recorder_of
-
     recorder = recorder_of(config)
     if recorder is None or recorder.verdict is None or recorder.usage_errors or exitstatus == 4:
         return
@@ -137,8 +133,6 @@ class LastWord:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        from plugins.record import recorder_of
-
         result = yield
         recorder = recorder_of(session.config)
         assert recorder is not None

@@ -47,12 +47,18 @@ def test_components_found_are_those_declared(picture: Picture, deployment: Deplo
         [[c.id, c.node, c.address, c.version, c.declared, c.found] for c in picture.components],
     )  # fmt: skip
     elsewhere = deployment.other_namespaces() if inventory.cluster.dynamo_managed else []
-    wrong = [f"{c.id} ({c.kind}) is missing: declared for {c.node}, and not found" for c in picture.components if not c.found]
+    absent = [c for c in picture.components if not c.found]
+    wrong = [
+        f"{c.id} is registered at {c.address}, and nothing listens there"
+        if c.instance_id
+        else f"{c.id} ({c.kind}) is missing: declared for {c.node}, and not found"
+        for c in absent
+    ]
     wrong += [
         f"{c.id} at {c.address} on {c.node} is not in the inventory, which declares "
         f"{deployment.declared_workers.get(c.node, 0)} workers there"
         for c in picture.components
-        if not c.declared
+        if c.found and not c.declared
     ]
     if elsewhere:
         wrong.append(f"workers are registered in other namespaces of this etcd: {', '.join(elsewhere)}")
