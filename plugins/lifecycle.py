@@ -12,6 +12,7 @@ import pytest
 
 from plugins.keys import RUN, SETTINGS, Settings, settings_of
 
+ALONE = ("destructive", "performance")
 RUNNER_RECORD = "runner-{}.json"
 EMPTY = {"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "transcript": [], "timeline": []}
 
@@ -37,6 +38,13 @@ def _close_left_over(config: pytest.Config) -> None:
     if RUN in config.stash:
         for error in config.stash[RUN].close():
             print(f"tear-down: {error}")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Checks that break things or measure speed have their nodes for themselves."""
+    run = session.config.stash.get(RUN, None)
+    if run is not None and any(item.get_closest_marker(name) for item in session.items for name in ALONE):
+        run.exclusive = True
 
 
 @contextmanager
