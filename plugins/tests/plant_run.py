@@ -69,7 +69,7 @@ def short_form(plant: Plant) -> list[str]:
 
 
 def mistakes(plant: Plant, record: dict[str, Any], exit_status: int) -> list[str]:
-    """Why the run does not show that `plant` is caught; empty when every named check is red, for its reason, and no other.
+    """Why the run does not show that `plant` is caught; empty: each named check is red, for its reason, and no other.
 
     Red is `failed`, or `error: blocked by ID` with a named ID: the bring-up that the plant broke.
     """
@@ -101,4 +101,3 @@ def mistakes(plant: Plant, record: dict[str, Any], exit_status: int) -> list[str
     found += [f"problem: {problem}" for problem in record["problems"]]
     found += [f"tear-down: {error}" for error in record["tear_down_errors"]]
     return found
-

@@ -49,7 +49,9 @@ def test_plants_name_checks_and_classes_that_exist() -> None:
     known = {check.id for check in checks_of(ROOT)}
     for plant in PLANTS.values():
         assert plant.checks, f"{plant.name} names no check"
-        assert plant.checks.keys() <= known, f"{plant.name} names checks that do not exist: {plant.checks.keys() - known}"
+        assert plant.checks.keys() <= known, (
+            f"{plant.name} names checks that do not exist: {plant.checks.keys() - known}"
+        )
         plant.sabotage()  # raises LookupError when there is no class of its name
 
 
@@ -95,8 +97,12 @@ def test_judge_is_content_with_a_plant_that_is_caught() -> None:
         pytest.param(lambda record: record["checks"].pop(1), "M90-02 stays out: it did not run", id="did-not-run"),
         pytest.param(changed(2, outcome="failed", reason="why"), "M90-03 is red as well: why", id="red-elsewhere"),
         pytest.param(changed(1, reason="it is wrong"), "does not say 'too late': it is wrong", id="wrong-word"),
-        pytest.param(changed(1, outcome="error", reason="too late"), "M90-02 is an error: too late", id="named-is-error"),
-        pytest.param(changed(3, reason="could not look: x"), "M90-04 is an error: could not look: x", id="error-elsewhere"),
+        pytest.param(
+            changed(1, outcome="error", reason="too late"), "M90-02 is an error: too late", id="named-is-error"
+        ),
+        pytest.param(
+            changed(3, reason="could not look: x"), "M90-04 is an error: could not look: x", id="error-elsewhere"
+        ),
         pytest.param(changed(3, reason="blocked by M90-03: x"), "M90-04 is an error: blocked", id="blocked-by-another"),
         pytest.param(lambda record: record.update(verdict="INCOMPLETE"), "the verdict is INCOMPLETE", id="verdict"),
         pytest.param(lambda record: record.update(plant=None), "the record is of the plant None", id="no-plant"),

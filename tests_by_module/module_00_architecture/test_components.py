@@ -124,7 +124,7 @@ def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
     """The frontend lists the declared model and nothing else, and answers under its name."""
     declared = deployment.settings.model_name
     try:
-        listed = [m["id"] for m in httpx.get(f"{deployment.frontend_url}/v1/models", timeout=5, trust_env=False).json()["data"]]
+        listed = [m["id"] for m in httpx.get(deployment.reach(f"{deployment.frontend_url}/v1/models"), timeout=5, trust_env=False).json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError) as error:
         raise CouldNotLook(f"{deployment.frontend_url}/v1/models: {error!r}") from error
     assert listed == [declared], f"the frontend lists the models {listed}, declared is {declared}"

@@ -43,17 +43,17 @@ def test_workers_register_in_the_layout_of_their_version(deployment: Deployment,
         ]
         if worker.model_name != declared_model:
             wrong.append(f"{worker.hex_id} serves the model {worker.model_name}, declared is {declared_model}")
-        wrong += files_behind(worker.card)
+        wrong += files_behind(worker.card, deployment)
     assert not wrong, "; ".join(wrong)
 
 
-def files_behind(card: dict) -> list[str]:
+def files_behind(card: dict, deployment: Deployment) -> list[str]:
     """What is wrong with the files that a model card names: the frontend fetches them from the worker."""
     wrong = []
     for part in ("model_info", "tokenizer", "prompt_formatter", "gen_config"):
         for file in (card.get(part) or {}).values():
             try:
-                size = len(httpx.get(file["path"], timeout=5, trust_env=False).raise_for_status().content)
+                size = len(httpx.get(deployment.reach(file["path"]), timeout=5, trust_env=False).raise_for_status().content)
             except httpx.HTTPError as error:
                 wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
                 continue
@@ -110,9 +110,9 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
         sees_within = Deadline(2, "the frontend to take notice")
         listed = None
         while not sees_within.expired and listed in (None, [deployment.settings.model_name]):
-            listed = [m["id"] for m in httpx.get(f"{deployment.frontend_url}/v1/models", timeout=5, trust_env=False).json()["data"]]
+            listed = [m["id"] for m in httpx.get(deployment.reach(f"{deployment.frontend_url}/v1/models"), timeout=5, trust_env=False).json()["data"]]
             sees_within.pause(0.1)
-        answer = complete(InferenceEndpoint(deployment.frontend_url, foreign["model_name"]), "hello", max_tokens=1)
+        answer = complete(InferenceEndpoint(deployment.reach(deployment.frontend_url), foreign["model_name"]), "hello", max_tokens=1)
     assert listed == [deployment.settings.model_name], (
         f"the frontend of namespace {deployment.settings.namespace} lists {listed}: it serves another namespace's model"
     )
