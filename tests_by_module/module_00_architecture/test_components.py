@@ -1,8 +1,8 @@
 """Components, addresses and versions: the live system against the inventory."""
 
-import httpx
 import pytest
 
+from fixtures.clients.inference import listed_models
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.picture import Picture
 from fixtures.inventory.model import Inventory
@@ -19,11 +19,17 @@ def test_every_declared_node_answers(run: Run, evidence):
         "nodes",
         ["node", "host name", "architecture", "kernel", "CPUs", "memory GB"],
         [
-            [name, f["system"]["hostname"], f["system"]["architecture"], f["system"]["kernel"], f["cpu"]["count"],
-             round(f["memory"]["total_gb"], 1)]
+            [
+                name,
+                f["system"]["hostname"],
+                f["system"]["architecture"],
+                f["system"]["kernel"],
+                f["cpu"]["count"],
+                round(f["memory"]["total_gb"], 1),
+            ]
             for name, f in found.items()
         ],
-    )  # fmt: skip
+    )
     assert set(found) == {spec.name for spec in run.inventory.nodes}
 
 
@@ -33,7 +39,9 @@ def test_deployment_comes_up_and_answers(run: Run, evidence):
     """The declared deployment comes up and answers a one-token completion through frontend, router and a worker."""
     deployment = run.deployment()
     answer = deployment.first_answer
-    evidence.table("bring-up", ["part", "start s", "duration s"], [[p.what, p.start_s, p.duration_s] for p in deployment.phases])
+    evidence.table(
+        "bring-up", ["part", "start s", "duration s"], [[p.what, p.start_s, p.duration_s] for p in deployment.phases]
+    )
     assert answer.ok, f"the first completion: {answer.describe()}"
     assert answer.usage and answer.usage["completion_tokens"] == 1, f"one token was asked for: {answer.describe()}"
 
@@ -43,9 +51,10 @@ def test_deployment_comes_up_and_answers(run: Run, evidence):
 def test_components_found_are_those_declared(picture: Picture, deployment: Deployment, inventory: Inventory, evidence):
     """The components found on the nodes and in etcd are those that the inventory declares: none missing, none more."""
     evidence.table(
-        "components", ["component", "node", "address", "version", "declared", "found"],
+        "components",
+        ["component", "node", "address", "version", "declared", "found"],
         [[c.id, c.node, c.address, c.version, c.declared, c.found] for c in picture.components],
-    )  # fmt: skip
+    )
     elsewhere = deployment.other_namespaces() if inventory.cluster.dynamo_managed else []
     absent = [c for c in picture.components if not c.found]
     wrong = [
@@ -71,15 +80,18 @@ def test_components_listen_where_the_inventory_says(picture: Picture, inventory:
     found = [component for component in picture.components if component.found]
     assert found, "no component was found: nothing to look at"
     evidence.table(
-        "listening sockets", ["component", "node", "address", "port"],
+        "listening sockets",
+        ["component", "node", "address", "port"],
         [[c.id, c.node, *local] for c in found for local in c.listening],
-    )  # fmt: skip
+    )
     wrong = []
     for component in found:
         declared = inventory.node(component.node).dynamo_data_address
         address = component.address.rpartition(":")[0]
         if address != declared:
-            wrong.append(f"{component.id} is reached at {component.address}, and {component.node}'s data address is {declared}")
+            wrong.append(
+                f"{component.id} is reached at {component.address}, and {component.node}'s data address is {declared}"
+            )
         wrong += [
             f"{component.id} listens on every address of {component.node} at port {port}"
             for bound, port in component.listening
@@ -94,11 +106,21 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
     declared = run.product_version()
     dynamo = [c for c in picture.components if c.found and c.kind in ("frontend", "worker")]
     assert dynamo, "no frontend or worker was found: nothing to look at"
-    evidence.table("versions", ["component", "version", "command"], [[c.id, c.version, " ".join(c.argv[:3])] for c in picture.components])
+    evidence.table(
+        "versions",
+        ["component", "version", "command"],
+        [[c.id, c.version, " ".join(c.argv[:3])] for c in picture.components],
+    )
     unknown = [c.id for c in picture.components if c.found and not c.version]
     if unknown:
-        raise CouldNotLook(f"no version of {', '.join(unknown)}: their processes belong to another user, or are no venv's")
-    wrong = [f"{c.id} on {c.node} runs ai-dynamo {c.version}, declared is {declared}" for c in dynamo if c.version != declared]
+        raise CouldNotLook(
+            f"no version of {', '.join(unknown)}: their processes belong to another user, or are no venv's"
+        )
+    wrong = [
+        f"{c.id} on {c.node} runs ai-dynamo {c.version}, declared is {declared}"
+        for c in dynamo
+        if c.version != declared
+    ]
     assert not wrong, "; ".join(wrong)
 
 
@@ -123,10 +145,7 @@ def test_components_are_connected_as_the_picture_shows(picture: Picture, invento
 def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
     """The frontend lists the declared model and nothing else, and answers under its name."""
     declared = deployment.settings.model_name
-    try:
-        listed = [m["id"] for m in httpx.get(deployment.reach(f"{deployment.frontend_url}/v1/models"), timeout=5, trust_env=False).json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise CouldNotLook(f"{deployment.frontend_url}/v1/models: {error!r}") from error
+    listed = listed_models(deployment.endpoint)
     assert listed == [declared], f"the frontend lists the models {listed}, declared is {declared}"
     named = {answer.body.get("model") for answer in request_path.answers}
     assert named == {declared}, f"answers name the model {named}, asked for was {declared}"
@@ -134,7 +153,7 @@ def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
 
 @pytest.mark.check("M00-09", by_hand="nvidia-smi -L; rdma link")
 def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, evidence):
-    """What the nodes are declared to have is there; what is there besides is declared, or told on an embedded profile."""
+    """What the nodes are declared to have is there; what is there besides is told, and fails a site's inventory."""
     table = run.capabilities()
     missing, undeclared = table.missing(), table.undeclared()
     if inventory.cluster.dynamo_embedded:

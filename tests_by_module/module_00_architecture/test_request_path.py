@@ -8,22 +8,45 @@ from tests_by_module.module_00_architecture.request_path import RequestPath
 
 
 @pytest.mark.check("M00-07", by_hand="curl FRONTEND/metrics | grep requests_total", causes=[48])
-def test_requests_pass_every_hop_once(request_path: RequestPath, deployment: Deployment, inventory: Inventory, evidence):
+def test_requests_pass_every_hop_once(
+    request_path: RequestPath, deployment: Deployment, inventory: Inventory, evidence
+):
     """Each request is counted once by the frontend, once by the router and once by the worker that its answer names."""
     path = request_path
     evidence.table(
-        "what each hop counted", ["hop", "requests"],
-        [["sent", path.sent], ["frontend", path.frontend], ["router", path.router],
-         *[[f"worker {w:x}", n] for w, n in path.workers.items()]],
-    )  # fmt: skip
+        "what each hop counted",
+        ["hop", "requests"],
+        [
+            ["sent", path.sent],
+            ["frontend", path.frontend],
+            ["router", path.router],
+            *[[f"worker {w:x}", n] for w, n in path.workers.items()],
+        ],
+    )
     failed = [answer.describe() for answer in path.answers if not answer.ok]
     assert not failed, f"{len(failed)} of {path.sent} requests failed: {failed[0]}"
-    assert sum(path.served_by.values()) == path.sent, f"answers name their workers {path.served_by}, {path.sent} were sent"
+    assert sum(path.served_by.values()) == path.sent, (
+        f"answers name their workers {path.served_by}, {path.sent} were sent"
+    )
     expected = {"frontend": path.sent, "router": path.sent, **{f"worker {w:x}": n for w, n in path.served_by.items()}}
-    counted = {"frontend": path.frontend, "router": path.router, **{f"worker {w:x}": n for w, n in path.workers.items()}}
+    counted = {
+        "frontend": path.frontend,
+        "router": path.router,
+        **{f"worker {w:x}": n for w, n in path.workers.items()},
+    }
     if inventory.cluster.dynamo_managed:
         idle = {name: 0 for name in counted if name not in expected}
-        wrong = {name: f"moved by {counted.get(name, 0):g}, not {n}" for name, n in (expected | idle).items() if counted.get(name) != n}
+        wrong = {
+            name: f"moved by {counted.get(name, 0):g}, not {n}"
+            for name, n in (expected | idle).items()
+            if counted.get(name) != n
+        }
     else:  # others may be sending, too
-        wrong = {name: f"moved by {counted.get(name, 0):g}, less than {n}" for name, n in expected.items() if counted.get(name, 0) < n}
-    assert not wrong, f"counters over {path.sent} requests: " + "; ".join(f"{name} {text}" for name, text in wrong.items())
+        wrong = {
+            name: f"moved by {counted.get(name, 0):g}, less than {n}"
+            for name, n in expected.items()
+            if counted.get(name, 0) < n
+        }
+    assert not wrong, f"counters over {path.sent} requests: " + "; ".join(
+        f"{name} {text}" for name, text in wrong.items()
+    )

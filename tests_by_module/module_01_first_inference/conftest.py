@@ -30,8 +30,13 @@ def tokenizer(deployment: Deployment) -> ModelTokenizer:
     card = next((worker.card for worker in deployment.registered_workers() if worker.card), None)
     if card is None:
         raise CouldNotLook("no registered worker has a model card: the tokenizer's files are not named")
-    urls = [card["tokenizer"]["hf_tokenizer_json"]["path"], card["prompt_formatter"]["hf_tokenizer_config_json"]["path"]]
+    urls = [
+        card["tokenizer"]["hf_tokenizer_json"]["path"],
+        card["prompt_formatter"]["hf_tokenizer_config_json"]["path"],
+    ]
     try:
-        return ModelTokenizer(*(httpx.get(deployment.reach(url), timeout=10, trust_env=False).raise_for_status().text for url in urls))
+        return ModelTokenizer(
+            *(httpx.get(deployment.reach(url), timeout=10, trust_env=False).raise_for_status().text for url in urls)
+        )
     except httpx.HTTPError as error:
         raise CouldNotLook(f"the tokenizer's files at {' and '.join(urls)}: {error!r}") from error

@@ -7,7 +7,13 @@ from fixtures.deployments.deployment import Deployment
 from tests_by_module.module_01_first_inference.conftest import MAX_TOKENS, PROMPT
 
 CHAT = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Which animal jumps?"}]
-PROMPTS = {"word": "fox", "sentence": PROMPT, "unicode": "Füchse springen – 狐狸跳过 🦊", "chat": CHAT, "long": "over and over " * 200}
+PROMPTS = {
+    "word": "fox",
+    "sentence": PROMPT,
+    "unicode": "Füchse springen: 狐狸跳过 🦊",
+    "chat": CHAT,
+    "long": "over and over " * 200,
+}
 
 
 @pytest.mark.check("M01-05", by_hand="time curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'")
@@ -29,10 +35,14 @@ def test_first_completion(plain_answer: Answer):
     """A completion has text, ends because of its length, and its usage adds up."""
     assert plain_answer.ok, plain_answer.describe()
     assert plain_answer.text, f"the answer has no text: {plain_answer.describe()}"
-    assert plain_answer.finish_reasons == ["length"], f"finish reasons {plain_answer.finish_reasons}, expected one: length"
+    assert plain_answer.finish_reasons == ["length"], (
+        f"finish reasons {plain_answer.finish_reasons}, expected one: length"
+    )
     usage = plain_answer.usage
     assert usage, f"the answer has no usage: {plain_answer.describe()}"
-    assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"], f"usage does not add up: {usage}"
+    assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"], (
+        f"usage does not add up: {usage}"
+    )
 
 
 @pytest.mark.check("M01-07", by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'", causes=[59, 60])
@@ -60,7 +70,9 @@ def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tok
         assert told == expected, f"{send.__name__}: usage tells {told} prompt tokens, the tokenizer counts {expected}"
 
 
-@pytest.mark.check("M01-09", by_hand="curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 17, \"ignore_eos\": true}'", causes=[62, 64])
+@pytest.mark.check(
+    "M01-09", by_hand='curl FRONTEND/v1/completions -d \'{…, "max_tokens": 17, "ignore_eos": true}\'', causes=[62, 64]
+)
 @pytest.mark.parametrize("asked", [1, 17, 64])
 def test_completion_tokens_are_those_asked_for(asked: int, deployment: Deployment):
     """With ignore_eos, plain and streamed, exactly max_tokens tokens are generated and counted."""

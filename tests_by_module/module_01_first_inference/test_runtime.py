@@ -31,7 +31,9 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
             found = equipment.runtime.versions.get(package)
             rows.append([name, package, pinned, found or "absent"])
             if found != pinned:
-                wrong.append(f"{name} has {package} {found or 'not at all'} in {equipment.runtime.path}, pinned is {pinned}")
+                wrong.append(
+                    f"{name} has {package} {found or 'not at all'} in {equipment.runtime.path}, pinned is {pinned}"
+                )
     evidence.table("packages", ["node", "package", "pinned", "installed"], rows)
     assert rows, "the inventory pins no package: nothing to compare"
     assert not wrong, "; ".join(wrong)
@@ -71,7 +73,11 @@ def test_nodes_have_room(run: Run, inventory: Inventory, measure):
 def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence, measure):
     """Every node with workers has a GPU with a driver that speaks CUDA, and all of them the same kind and driver."""
     found = {spec.name: run.facts()[spec.name] for spec in inventory.with_role("worker")}
-    rows = [[n, g["name"], g["driver_version"], f["cuda"]["version"], g["memory.total"]] for n, f in found.items() for g in f["gpu"]["found"]]
+    rows = [
+        [n, g["name"], g["driver_version"], f["cuda"]["version"], g["memory.total"]]
+        for n, f in found.items()
+        for g in f["gpu"]["found"]
+    ]
     evidence.table("GPUs", ["node", "GPU", "driver", "CUDA", "memory MiB"], rows)
     measure("gpu_count_per_node_min", min(len(f["gpu"]["found"]) for f in found.values()), n=len(found))
     kinds = {tuple(row[1:4]) for row in rows}

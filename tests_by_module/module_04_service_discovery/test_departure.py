@@ -23,7 +23,11 @@ def test_events_come_in_order(departure_by_sigterm, evidence):
     """The model card is there before the instance that it describes, and the instance is gone before the card."""
     departure, _ = departure_by_sigterm
     begin = departure.events[0].at if departure.events else 0.0
-    evidence.table("events", ["s", "event", "key", "revision"], [[round(e.at - begin, 3), e.kind, e.key, e.revision] for e in departure.events])
+    evidence.table(
+        "events",
+        ["s", "event", "key", "revision"],
+        [[round(e.at - begin, 3), e.kind, e.key, e.revision] for e in departure.events],
+    )
     instance, card = departure.worker.instance_key.name, departure.worker.card_key and departure.worker.card_key.name
     puts, deletes = departure.order("put"), departure.order("delete")
     assert card in puts, f"no model card was written; written were {puts}"
@@ -31,7 +35,7 @@ def test_events_come_in_order(departure_by_sigterm, evidence):
     assert set(deletes) == set(departure.keys), f"not all of {departure.keys} were deleted: {deletes}"
     revision = {event.key: event.revision for event in departure.events if event.kind == "delete"}
     assert revision[instance] < revision[card], (
-        "the instance was not deleted before its model card, but after it, or in one revision as an expired lease does: "
+        "the instance was not deleted before its model card, but after it, or in one revision as by an expired lease: "
         f"{revision}"
     )
 
@@ -64,7 +68,9 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure,
         gone = departure.key_gone_s
         measure("key_gone_beyond_ttl_s", None if gone is None else gone - departure.lease_ttl_s)
         measure.judge()  # a worker that is still registered is none yet that should get no request
-        answers = [complete(deployment.endpoint, f"not to the zombie: {uuid4()}", max_tokens=1, timeout_s=10) for _ in range(6)]
+        answers = [
+            complete(deployment.endpoint, f"not to the zombie: {uuid4()}", max_tokens=1, timeout_s=10) for _ in range(6)
+        ]
         process = worker.require_process()
         process.signal(signal.SIGCONT)
         continued = Deadline(SERVES_WITHIN_S, "the worker to end or to register anew")

@@ -48,14 +48,16 @@ def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, eviden
     evidence.text("while etcd was away", "\n".join(str(each or "answered") for each in during))
     assert before, "no worker was registered before: nothing could be lost"
     assert not ended, f"these ended although etcd was away for only {outage_s:.1f} s of a lease of {ttl} s: {ended}"
-    assert after == before, f"registered before: {sorted(before)}, after etcd's return: {sorted(after)}: registrations were lost"
+    assert after == before, (
+        f"registered before: {sorted(before)}, after etcd's return: {sorted(after)}: registrations were lost"
+    )
     assert not any(during), f"requests failed while etcd was away: {[each for each in during if each]}"
     assert late is None, f"after etcd's return a request failed: {late}"
 
 
 @pytest.mark.check("M04-10", by_hand="kill -KILL etcd, wait longer than the lease, start all again", causes=[16])
 def test_etcd_away_for_longer_than_the_lease(run: Run, measure, evidence):
-    """etcd away for longer than the lease: the processes do what their version is known to do, and a restart brings all back."""
+    """etcd away for longer than the lease: the processes do as their version is known to, and a restart heals all."""
     with run.own_deployment("outage") as deployment:
         known = deployment.settings.dialect.after_etcd_outage_longer_than_lease
         assert known == "processes_exit", f"this check does not know the behaviour {known!r}"

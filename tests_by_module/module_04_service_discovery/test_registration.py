@@ -1,12 +1,13 @@
 """What a worker writes into etcd, and what keeps it there."""
 
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from fixtures.clients.etcd import Etcd
-from fixtures.clients.inference import InferenceEndpoint, complete
+from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.registry import instance_keys, registered_workers
@@ -20,7 +21,7 @@ CONNECT_WITHIN_S = 10
 @pytest.mark.check("M04-01", by_hand="etcdctl get --prefix v1/instances/; etcdctl get --prefix v1/mdc/", causes=[3, 19])
 @pytest.mark.smoke
 def test_workers_register_in_the_layout_of_their_version(deployment: Deployment, evidence):
-    """Each worker has its instance key and its model card, in the version's layout, on its own lease, with files behind."""
+    """Each worker has its instance key and model card, in the version's layout, on its own lease, with files behind."""
     dialect, declared_model = deployment.settings.dialect, deployment.settings.model_name
     workers = deployment.registered_workers()
     assert workers, f"no worker is registered in {deployment.settings.namespace}"
@@ -53,7 +54,9 @@ def files_behind(card: dict, deployment: Deployment) -> list[str]:
     for part in ("model_info", "tokenizer", "prompt_formatter", "gen_config"):
         for file in (card.get(part) or {}).values():
             try:
-                size = len(httpx.get(deployment.reach(file["path"]), timeout=5, trust_env=False).raise_for_status().content)
+                size = len(
+                    httpx.get(deployment.reach(file["path"]), timeout=5, trust_env=False).raise_for_status().content
+                )
             except httpx.HTTPError as error:
                 wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
                 continue
@@ -76,9 +79,13 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
     age.pause(age.remaining_s)
     later = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
     evidence.table(
-        "leases", ["worker", "lease", "granted s", "left s", "keys"],
-        [[name, f"{lease.id:x}", lease.granted_ttl_s, lease.remaining_ttl_s, len(lease.keys)] for name, lease in later.items()],
-    )  # fmt: skip
+        "leases",
+        ["worker", "lease", "granted s", "left s", "keys"],
+        [
+            [name, f"{lease.id:x}", lease.granted_ttl_s, lease.remaining_ttl_s, len(lease.keys)]
+            for name, lease in later.items()
+        ],
+    )
     wrong = [
         f"the lease {lease.id:x} of {name} was not renewed: it is gone, and the process is there"
         for name, lease in later.items()
@@ -99,6 +106,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
 def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
     """A worker of another namespace in the same etcd is neither listed nor served by this namespace's frontend."""
     foreign = {"namespace": f"{deployment.settings.namespace}_foreign", "model_name": "model-of-another-namespace"}
+    frontend = InferenceEndpoint(deployment.reach(deployment.frontend_url), deployment.settings.model_name)
     with run.joined_worker(deployment, **foreign) as worker:
 
         def look() -> tuple[object, str]:
@@ -110,9 +118,9 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
         sees_within = Deadline(2, "the frontend to take notice")
         listed = None
         while not sees_within.expired and listed in (None, [deployment.settings.model_name]):
-            listed = [m["id"] for m in httpx.get(deployment.reach(f"{deployment.frontend_url}/v1/models"), timeout=5, trust_env=False).json()["data"]]
+            listed = listed_models(frontend)
             sees_within.pause(0.1)
-        answer = complete(InferenceEndpoint(deployment.reach(deployment.frontend_url), foreign["model_name"]), "hello", max_tokens=1)
+        answer = complete(replace(frontend, model=foreign["model_name"]), "hello", max_tokens=1)
     assert listed == [deployment.settings.model_name], (
         f"the frontend of namespace {deployment.settings.namespace} lists {listed}: it serves another namespace's model"
     )
@@ -132,7 +140,9 @@ def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
             done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"etcd from {node.name}"), expect=None)
             if done.rc:
                 why = done.stderr.strip().splitlines()[-1]
-                wrong.append(f"{node.name} does not reach etcd at {address}:{port} ({why}); etcd advertises {etcd.member_urls()}")
+                wrong.append(
+                    f"{node.name} does not reach etcd at {address}:{port} ({why}); etcd advertises {etcd.member_urls()}"
+                )
     assert addresses, "no node has the role etcd: nothing to reach"
     assert not wrong, "; ".join(wrong)
 
