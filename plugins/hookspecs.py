@@ -6,6 +6,8 @@ An inner conftest.py may say::
         return FakeRun()
 """
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,4 +38,16 @@ def pytest_acceptance_run(config: pytest.Config, settings: "Settings") -> Any:
         plant=settings.plant,
         keep=settings.keep,
         seed=settings.seed,
+        progress=_past_the_capture(config),
     )
+
+
+def _past_the_capture(config: pytest.Config) -> Callable[[str], None]:
+    """Shows a line at once, although pytest keeps what a test prints."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+
+    def show(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(text, file=sys.stderr, flush=True)
+
+    return show

@@ -21,6 +21,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.check("M01-01", by_hand="uv pip list --python VENV/bin/python", causes=[12])
+@pytest.mark.needs("runtime")
 @pytest.mark.smoke
 def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence):
     """On every node the packages that the inventory pins are installed in exactly the pinned versions."""
@@ -40,6 +41,7 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
 
 
 @pytest.mark.check("M01-02", by_hand="VENV/bin/python -c 'import dynamo.frontend'")
+@pytest.mark.needs("runtime")
 def test_runtime_imports(run: Run, inventory: Inventory, evidence):
     """Every module that the runtime is declared to carry imports in a fresh interpreter."""
     wrong = []

@@ -1,0 +1,1 @@
+"""Module 02: the HTTP frontend: OpenAI compatibility, streams, errors, limits, cancellation, counters, health."""

@@ -1,0 +1,98 @@
+"""Requests that are wrong, and what came back: sent once for the whole module, judged by its checks."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from packaging.specifiers import SpecifierSet
+from pydantic import BaseModel, ConfigDict, Field
+from ruamel.yaml import YAML
+
+HERE = Path(__file__).parent
+CHAT = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
+NEST = "[" * 1000 + "]" * 1000
+ANSWERED_WITHIN_S = 20
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BadRequest(Frozen):
+    """One entry of expected_errors.yaml; its words are explained there."""
+
+    name: str
+    status: int
+    says: str = ""
+    method: str = "POST"
+    path: str = CHAT
+    headers: dict[str, str] = JSON
+    changes: dict[str, Any] = Field({}, alias="with")
+    without: tuple[str, ...] = ()
+    text: str | None = None
+    hex: str | None = None
+
+    def content(self, model: str) -> bytes:
+        if self.hex is not None:
+            return bytes.fromhex(self.hex).replace(b"MODEL", model.encode())
+        if self.text is not None:
+            return self.text.replace("MODEL", model).replace("NEST", NEST).encode()
+        body = good_chat(model) | self.changes
+        return json.dumps({name: value for name, value in body.items() if name not in self.without}).encode()
+
+
+class ExpectedErrors(Frozen):
+    versions: str
+    source: str
+    error_fields: tuple[str, ...]
+    groups: dict[str, tuple[BadRequest, ...]]
+    body_limit_bytes: int
+    body_limit_status: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a wrong request gave; status 0 when nothing came, with the reason as text."""
+
+    asked: BadRequest
+    status: int
+    text: str
+
+    @property
+    def wrong(self) -> str | None:
+        """How it differs from what is expected, in words; None when it does not."""
+        if self.status != self.asked.status:
+            return f"{self.asked.name}: {self.status or 'no answer'} instead of {self.asked.status}: {self.text[:200]}"
+        if self.asked.says and self.asked.says not in self.text:
+            return f"{self.asked.name}: the error does not say {self.asked.says!r}: {self.text[:200]}"
+        return None
+
+
+def good_chat(model: str) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 1}
+
+
+def for_version(table: str, version: str) -> dict[str, Any]:
+    """The entry of a table beside this file that covers `version`; LookupError says where to add one."""
+    entries = YAML(typ="safe").load(HERE / table)
+    for entry in entries:
+        if SpecifierSet(entry["versions"]).contains(version, prereleases=True):
+            return entry
+    raise LookupError(f"ai-dynamo {version} is not in {table}: measure what it answers and add an entry")
+
+
+def expected_errors(version: str) -> ExpectedErrors:
+    return ExpectedErrors.model_validate(for_version("expected_errors.yaml", version))
+
+
+def send(client: httpx.Client, asked: BadRequest, model: str) -> Reply:
+    try:
+        answer = client.request(
+            asked.method, asked.path, content=asked.content(model), headers=asked.headers, timeout=ANSWERED_WITHIN_S
+        )
+    except httpx.HTTPError as error:
+        return Reply(asked, 0, f"{type(error).__name__}: {error}")
+    return Reply(asked, answer.status_code, answer.text)

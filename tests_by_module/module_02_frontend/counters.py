@@ -1,0 +1,66 @@
+"""What frontend and workers have counted, and what they have in hand. The names are the same from 0.8.1 to 1.6.1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fixtures.clients import prometheus
+from fixtures.clients.prometheus import Metrics
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import Deployment
+
+FRONTEND = "dynamo_frontend_"
+STARTED, REQUESTS = f"{FRONTEND}requests_started_total", f"{FRONTEND}requests_total"
+CANCELLED, DISCONNECTED = f"{FRONTEND}model_cancellation_total", f"{FRONTEND}disconnected_clients"
+INPUT_TOKENS, OUTPUT_TOKENS = f"{FRONTEND}input_sequence_tokens_sum", f"{FRONTEND}output_tokens_total"
+DURATIONS, FIRST_TOKENS = f"{FRONTEND}request_duration_seconds_count", f"{FRONTEND}time_to_first_token_seconds_count"
+FRONTEND_IN_FLIGHT = f"{FRONTEND}inflight_requests"
+WORKER_REQUESTS, WORKER_IN_FLIGHT = "dynamo_component_requests_total", "dynamo_component_inflight_requests"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The counters of the frontend and of every registered worker, at one time."""
+
+    frontend: Metrics
+    workers: tuple[Metrics, ...]
+    worker_endpoint: str
+
+    @property
+    def in_flight(self) -> dict[str, float]:
+        """Requests in hand, by who has them."""
+        held = {"frontend": self.frontend.total(FRONTEND_IN_FLIGHT)}
+        for metrics in self.workers:
+            held[metrics.url] = metrics.total(WORKER_IN_FLIGHT, dynamo_endpoint=self.worker_endpoint)
+        return held
+
+    def count(self, name: str, **labels: str) -> float:
+        """A counter of the frontend; one whose series has not begun is at 0."""
+        return self.frontend.total_or_zero(name, **labels)
+
+    @property
+    def worker_requests(self) -> float:
+        return sum(m.total_or_zero(WORKER_REQUESTS, dynamo_endpoint=self.worker_endpoint) for m in self.workers)
+
+
+def snapshot(deployment: Deployment) -> Snapshot:
+    urls = [worker.system_url for worker in deployment.registered_workers() if worker.system_url]
+    pages = tuple(prometheus.scrape(deployment.reach(f"{url}/metrics")) for url in urls)
+    return Snapshot(deployment.frontend_metrics(), pages, deployment.settings.dialect.worker_endpoint)
+
+
+def wait_for(deployment: Deployment, reached: Callable[[Snapshot], bool], within_s: float) -> Snapshot:
+    """The first snapshot for which `reached` holds, or the last one at the deadline: the check judges it."""
+    last: list[Snapshot] = []
+
+    def look() -> tuple[Snapshot | None, object]:
+        last[:] = [snapshot(deployment)]
+        return (last[0] if reached(last[0]) else None), None
+
+    try:
+        return wait_until(look, Deadline(within_s, "the counters to settle"), every_s=0.1)
+    except DeadlineExceeded:
+        return last[0]
+
+
+def idle(now: Snapshot) -> bool:
+    return not any(now.in_flight.values())

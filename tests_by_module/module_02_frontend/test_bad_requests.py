@@ -1,0 +1,153 @@
+"""Requests that are wrong: refused as they should be, and nobody comes to harm."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from threading import Event
+
+import httpx
+import pytest
+
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete
+from fixtures.deployments.deployment import Deployment
+from tests_by_module.module_02_frontend.bad_requests import (
+    CHAT,
+    JSON,
+    BadRequest,
+    ExpectedErrors,
+    Reply,
+    good_chat,
+    send,
+)
+
+GROUPS = ("syntax", "types", "values", "models", "transport", "accepted")
+STALLED = 16
+# as a client behind a bad line sends: in pieces
+PIECES, BETWEEN_PIECES_S = 5, 0.1
+
+
+@dataclass(frozen=True)
+class BadRequestsSent:
+    """Replies by group, the processes before and after (name → process group), and a good request straight after."""
+
+    replies: dict[str, list[Reply]]
+    before: dict[str, object]
+    after: dict[str, object]
+    good: Answer
+
+
+@pytest.fixture(scope="package")
+def sent(
+    deployment: Deployment, http: httpx.Client, errors: ExpectedErrors, endpoint: InferenceEndpoint
+) -> BadRequestsSent:
+    """Every wrong request of the table, one after the other."""
+    before = who_is_there(deployment)
+    replies = {
+        group: [send(http, asked, endpoint.model) for asked in requests] for group, requests in errors.groups.items()
+    }
+    good = complete(endpoint, "after all this", max_tokens=2)
+    return BadRequestsSent(replies, before, who_is_there(deployment), good)
+
+
+def who_is_there(deployment: Deployment) -> dict[str, object]:
+    """Process groups of what this run has started and that is alive, and ids of the workers that are registered."""
+    alive = {s.name: s.require_process().pgid for s in deployment.services if s.is_alive()}
+    return alive | {f"worker {worker.hex_id}": "registered" for worker in deployment.registered_workers()}
+
+
+@pytest.mark.check("M02-17", by_hand="curl -i FRONTEND/v1/chat/completions -d '{…}'", causes=[65])
+@pytest.mark.parametrize("group", GROUPS)
+def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, errors: ExpectedErrors, evidence):
+    """Each wrong request is answered with the status and the error that this version's table says."""
+    replies = sent.replies[group]
+    evidence.table(
+        f"wrong requests: {group}",
+        ["request", "expected", "status", "answer"],
+        [[reply.asked.name, reply.asked.status, reply.status, reply.text[:200]] for reply in replies],
+    )
+    wrong = [reply.wrong for reply in replies if reply.wrong]
+    assert not wrong, f"{len(wrong)} of {len(replies)} wrong requests: " + "; ".join(wrong)
+
+
+@pytest.mark.check("M02-18", by_hand="curl -i FRONTEND/v1/chat/completions -d '{'")
+def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
+    """Every error with a body is JSON with the fields of this version, and its code is the HTTP status."""
+    with_body = [r for group in sent.replies.values() for r in group if r.status >= 400 and r.asked.says]
+    assert with_body, "no wrong request was refused with a body: nothing to look at"
+    odd = [f"{r.asked.name}: {r.text[:200]}" for r in with_body if not _formed(r, errors.error_fields)]
+    assert not odd, f"{len(odd)} of {len(with_body)} errors are not of the form {errors.error_fields}: " + "; ".join(
+        odd
+    )
+
+
+def _formed(reply: Reply, fields: tuple[str, ...]) -> bool:
+    try:
+        body = httpx.Response(reply.status, text=reply.text).json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and sorted(body) == sorted(fields) and body["code"] == reply.status
+
+
+@pytest.mark.check("M02-19", by_hand="ps -o pid,lstart,args before and after", causes=[65, 66])
+def test_wrong_requests_harm_nobody(sent: BadRequestsSent):
+    """After all wrong requests the same processes serve, the same workers are registered, and a good request works."""
+    count = sum(len(group) for group in sent.replies.values())
+    assert sent.before, "nothing was seen before: nothing to compare"
+    gone = {name: sent.after.get(name, "gone") for name, was in sent.before.items() if sent.after.get(name) != was}
+    assert not gone, f"these ended or were started again during {count} wrong requests: {gone}"
+    assert sent.good.ok, f"a good request right after {count} wrong ones: {sent.good.describe()}"
+
+
+@pytest.mark.check("M02-20", by_hand="head -c 47185921 …; curl -i FRONTEND/v1/chat/completions -d @-", causes=[65])
+@pytest.mark.needs("managed")
+def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: InferenceEndpoint, errors: ExpectedErrors):
+    """A body of exactly the limit is served, and one byte more is refused."""
+    good = BadRequest(name="good", status=200).content(endpoint.model)
+    # spaces after the object are no part of what is asked
+    statuses = [
+        http.post(CHAT, content=good.ljust(errors.body_limit_bytes + more), headers=JSON).status_code for more in (0, 1)
+    ]
+    assert statuses == [200, errors.body_limit_status], (
+        f"{errors.body_limit_bytes} bytes and one more: {statuses}, expected 200 and {errors.body_limit_status}"
+    )
+
+
+@pytest.mark.check("M02-21", by_hand="send a header with content-length and then nothing; meanwhile ask for something")
+@pytest.mark.needs("managed")
+def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
+    """While the bodies of 16 requests don't come to an end another request is served, and one that comes slowly, too."""
+    over = Event()
+    body = httpx.Request("POST", endpoint.url, json=good_chat(endpoint.model)).content
+    headers = {**JSON, "content-length": str(len(body))}
+
+    def stalled():
+        yield body[:10]
+        over.wait()
+        yield body[10:]
+
+    def slow():
+        size = len(body) // PIECES + 1
+        for begin in range(0, len(body), size):
+            over.wait(BETWEEN_PIECES_S)
+            yield body[begin : begin + size]
+
+    def post(content) -> int:
+        return httpx.post(
+            endpoint.url + CHAT, content=content, headers=headers, timeout=30, trust_env=False
+        ).status_code
+
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(STALLED))
+        stack.callback(over.set)
+        waiting = [pool.submit(post, stalled()) for _ in range(STALLED)]
+        answer = complete(endpoint, "meanwhile", max_tokens=2, timeout_s=10)
+        slowly = post(slow())
+        early = [each.result() for each in waiting if each.done()]
+        over.set()
+        late = [each.result() for each in waiting]
+    assert not early, f"{len(early)} stalled requests were answered before their bodies were there: {early}"
+    assert answer.ok, f"while {STALLED} bodies stalled another request got: {answer.describe()}"
+    measure("answered_beside_stalled_bodies_s", answer.duration_s)
+    assert slowly == 200, f"a body that came in {PIECES} pieces was answered with {slowly}"
+    assert late == [200] * STALLED, f"the stalled requests, completed at last, were answered with {late}"
+    measure.judge()

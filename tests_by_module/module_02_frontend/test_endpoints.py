@@ -1,0 +1,90 @@
+"""What the frontend offers, and whether OpenAI's own client gets on with it."""
+
+import httpx
+import openai
+import pytest
+
+from fixtures.clients.inference import InferenceEndpoint
+from fixtures.run import Run
+from tests_by_module.module_02_frontend.bad_requests import for_version
+
+MESSAGES = [{"role": "user", "content": "Which animal jumps?"}]
+MAX_TOKENS = 5
+
+
+@pytest.mark.check("M02-01", by_hand="curl FRONTEND/openapi.json")
+@pytest.mark.smoke
+def test_every_endpoint_is_accounted_for(run: Run, http: httpx.Client, endpoint: InferenceEndpoint, evidence):
+    """Every endpoint that the frontend lists is known to this version's table, and answers as the table says."""
+    known = for_version("endpoints.yaml", run.product_version())["endpoints"]
+    document = http.get("/openapi.json").raise_for_status().json()
+    listed = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
+    assert listed, "/openapi.json lists no endpoint at all"
+    rows, wrong = [], []
+    for name in sorted({*listed, *known}):
+        entry = known.get(name)
+        if entry is None:
+            rows.append([name, "not accounted for", "", ""])
+            wrong.append(f"{name} is not accounted for in endpoints.yaml")
+            continue
+        if name not in listed:
+            wrong.append(f"{name} is no longer in /openapi.json")
+        if "not_sent" in entry:
+            rows.append([name, "not sent", entry["not_sent"], ""])
+            continue
+        status = _ask(http, endpoint, name, entry)
+        state = "checked" if "checks" in entry else "not applicable"
+        rows.append([name, state, " ".join(entry.get("checks", [])) or entry["because"], status])
+        if status != entry["status"]:
+            wrong.append(f"{name} answers {status} instead of {entry['status']}")
+    evidence.table("endpoints", ["endpoint", "state", "checks, or why not", "status"], rows)
+    assert not wrong, "; ".join(wrong)
+
+
+def _ask(http: httpx.Client, endpoint: InferenceEndpoint, name: str, entry: dict) -> int:
+    method, _, path = name.partition(" ")
+    path = entry.get("path", path).replace("MODEL", endpoint.model)
+    body = {"model": endpoint.model, **entry["request"]} if "request" in entry else None
+    return http.request(method, path, json=body).status_code
+
+
+@pytest.mark.check("M02-02", by_hand="OpenAI(base_url='FRONTEND/v1', api_key='none').chat.completions.create(…)")
+@pytest.mark.smoke
+def test_openai_sdk_is_served(sdk: openai.OpenAI, endpoint: InferenceEndpoint):
+    """OpenAI's SDK lists the model, and gets a chat, a completion and a response with text and usage of its types."""
+    listed = [model.id for model in sdk.models.list()]
+    assert listed == [endpoint.model], f"the SDK lists the models {listed}, served is {endpoint.model}"
+    assert sdk.models.retrieve(endpoint.model).id == endpoint.model
+    chat = sdk.chat.completions.create(model=endpoint.model, messages=MESSAGES, max_tokens=MAX_TOKENS)
+    plain = sdk.completions.create(model=endpoint.model, prompt="a fox", max_tokens=MAX_TOKENS)
+    response = sdk.responses.create(model=endpoint.model, input="a fox", max_output_tokens=MAX_TOKENS)
+    texts = {
+        "chat": chat.choices[0].message.content,
+        "completion": plain.choices[0].text,
+        "response": response.output_text,
+    }
+    silent = [name for name, text in texts.items() if not text]
+    assert not silent, f"no text came through the SDK for: {', '.join(silent)}"
+    counted = [chat.usage, plain.usage, response.usage]
+    assert all(usage and usage.total_tokens > 0 for usage in counted), f"usage through the SDK: {counted}"
+
+
+@pytest.mark.check("M02-03", by_hand="OpenAI(…).chat.completions.create(…, stream=True)", causes=[60])
+def test_openai_sdk_streams(sdk: openai.OpenAI, endpoint: InferenceEndpoint):
+    """OpenAI's SDK reads streams of chats, completions and responses to their end, with text, end reason and usage."""
+    asked = {"model": endpoint.model, "stream": True, "max_tokens": MAX_TOKENS}
+    usage = {"stream_options": {"include_usage": True}}
+    chat = list(sdk.chat.completions.create(messages=MESSAGES, **asked, **usage))
+    plain = list(sdk.completions.create(prompt="a fox", **asked, **usage))
+    events = list(sdk.responses.create(model=endpoint.model, input="a fox", max_output_tokens=MAX_TOKENS, stream=True))
+    for name, chunks in {"chat": chat, "completion": plain}.items():
+        assert any(choice.finish_reason for chunk in chunks for choice in chunk.choices), (
+            f"{name}: no finish reason came through the SDK in {len(chunks)} chunks"
+        )
+        assert chunks[-1].usage, f"{name}: no usage came through the SDK, which was asked for"
+    assert any(choice.delta.content for chunk in chat for choice in chunk.choices), "chat: no text came in the stream"
+    assert any(choice.text for chunk in plain for choice in chunk.choices), "completion: no text came in the stream"
+    ends = [event.type for event in events]
+    assert "response.output_text.delta" in ends and ends[-1] in ("response.completed", "response.incomplete"), (
+        f"response: the stream's events were {ends}"
+    )

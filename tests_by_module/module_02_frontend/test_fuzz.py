@@ -1,0 +1,131 @@
+"""Requests that nobody thought of: hypothesis makes them, a frontend of their own gets them."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from fixtures.clients.inference import complete
+from fixtures.run import Run
+from tests_by_module.module_02_frontend.bad_requests import CHAT, JSON
+
+CASES = 1500
+# fewer would only show that wrong JSON is refused
+SERVED_AT_LEAST = 10
+ANSWERED_WITHIN_S = 10
+# what a route does not undo: never asked, even on a frontend of its own
+STATE_CHANGING = ("/busy_threshold",)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+text = st.text(max_size=20)
+role = st.sampled_from(["system", "user", "assistant", "tool", "developer", "nobody"])
+message = st.fixed_dictionaries({"role": role, "content": text | anything})
+# few, or more than any version allows: what lies between is generated, and takes as long as it takes
+count = st.integers(-2, 20) | st.sampled_from([2**20 + 1, 2**31, 2**32, 2**64]) | text
+# by field what comes near to being right
+FIELDS = {
+    "messages": st.lists(message, max_size=4),
+    "prompt": text | st.lists(text, max_size=3) | st.lists(st.integers(-1, 12_000), max_size=20),
+    "input": text | st.lists(message, max_size=3),
+    "max_tokens": count,
+    "max_completion_tokens": count,
+    "max_output_tokens": count,
+    "min_tokens": count,
+    "temperature": st.floats(-1, 3),
+    "top_p": st.floats(-1, 2),
+    "top_k": st.integers(-3, 100),
+    "n": st.integers(-1, 4),
+    "best_of": st.integers(-1, 4),
+    "stream": st.booleans(),
+    "stream_options": st.fixed_dictionaries({}, optional={"include_usage": st.booleans()}),
+    "stop": text | st.lists(text, max_size=5),
+    "seed": st.integers(),
+    "logprobs": st.booleans() | st.integers(-1, 6),
+    "top_logprobs": st.integers(-1, 25),
+    "echo": st.booleans(),
+    "logit_bias": st.dictionaries(text, st.integers(-200, 200), max_size=3),
+    "ignore_eos": st.booleans(),
+    "response_format": st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object", "json_schema", "x"])}),
+    "tools": st.lists(anything, max_size=2),
+    "tool_choice": st.sampled_from(["none", "auto", "required"]) | anything,
+    "nvext": anything,
+    "user": text,
+    "metadata": st.dictionaries(text, text, max_size=3),
+}
+counts = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
+one_field = st.sampled_from(sorted(FIELDS)).flatmap(lambda name: FIELDS[name].map(lambda value: (name, value)))
+near = st.lists(one_field, max_size=3).map(dict)
+odd = st.dictionaries(st.sampled_from(sorted(FIELDS.keys() - set(counts))) | st.text(max_size=8), anything, max_size=2)
+PROMPTS = {CHAT: {"messages": [{"role": "user", "content": "a"}]}, "/v1/completions": {"prompt": "a"}}
+made_up = (
+    st.tuples(st.just("fields"), near | near | odd)
+    | st.tuples(st.just("json"), anything)
+    | st.tuples(st.just("bytes"), st.binary(max_size=200))
+)
+
+
+def body_of(kind: str, value: Any, path: str, model: str) -> bytes:
+    """A good request with some fields made up; any JSON; any bytes."""
+    if kind == "bytes":
+        return value
+    if kind == "fields":
+        limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+        value = {"model": model, limit: 2, **PROMPTS.get(path, {"input": "a"}), **value}
+    return json.dumps(value).encode()
+
+
+@pytest.mark.check("M02-22", by_hand="send what hypothesis reports", causes=[65])
+@pytest.mark.needs("managed")
+def test_made_up_requests_break_nothing(run: Run, evidence):
+    """No made-up request to any route that takes one gives a 5xx or no answer, or ends a process."""
+    with run.own_deployment("fuzz") as deployment:
+        before = [service.require_process().pgid for service in deployment.services]
+        http = httpx.Client(base_url=deployment.endpoint.url, timeout=ANSWERED_WITHIN_S, trust_env=False)
+        with http:
+            paths = http.get("/openapi.json").raise_for_status().json()["paths"]
+            routes = sorted(path for path, ways in paths.items() if "post" in ways and path not in STATE_CHANGING)
+            assert CHAT in routes, f"the routes that take a body are said to be {routes}"
+            seen: Counter[tuple[str, int]] = Counter()
+
+            @seed(run.seed)
+            @settings(
+                max_examples=CASES,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate, Phase.shrink],
+                suppress_health_check=list(HealthCheck),
+            )
+            # most of the cases for what is served here
+            @given(
+                path=st.sampled_from([CHAT, "/v1/completions", "/v1/responses"]) | st.sampled_from(routes), case=made_up
+            )
+            def ask(path: str, case: tuple[str, Any]) -> None:
+                content = body_of(*case, path, deployment.settings.model_name)
+                try:
+                    answer = http.post(path, content=content, headers=JSON)
+                except httpx.TransportError as error:
+                    raise AssertionError(f"POST {path} {content[:300]!r}: no answer: {error!r}") from None
+                seen[path, answer.status_code] += 1
+                assert answer.status_code < 500, (
+                    f"POST {path} {content[:300]!r}: {answer.status_code} {answer.text[:200]}"
+                )
+
+            try:
+                ask()
+            finally:
+                rows = [[path, status, count] for (path, status), count in sorted(seen.items())]
+                evidence.table("made-up requests", ["route", "status", "requests"], rows)
+        statuses = Counter(status for _, status in seen.elements())
+        assert statuses[200] >= SERVED_AT_LEAST, f"hardly any made-up request got past the first look: {statuses}"
+        ended = [service.name for service in deployment.services if not service.is_alive()]
+        assert not ended, f"made-up requests ended {ended}"
+        assert before == [service.require_process().pgid for service in deployment.services]
+        after = complete(deployment.endpoint, "after all this", max_tokens=2)
+        assert after.ok, f"a good request after {sum(seen.values())} made-up ones: {after.describe()}"

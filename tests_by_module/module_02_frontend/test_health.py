@@ -1,0 +1,66 @@
+"""What the frontend says of itself, beside what is so."""
+
+import httpx
+import pytest
+
+from fixtures.clients.inference import InferenceEndpoint, complete
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.run import Run
+
+KNOWS_WITHIN_S = 10
+ENDS_WITHIN_S = 15
+
+
+@pytest.mark.check("M02-26", by_hand="curl FRONTEND/health; curl FRONTEND/v1/models/MODEL/ready", causes=[18, 21, 26])
+def test_health_names_who_is_registered(
+    deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence
+):
+    """/health lists exactly the workers that are registered, and the model's readiness counts as many."""
+    registered = {worker.instance_id for worker in deployment.registered_workers()}
+    health, ready = (
+        http.get(path).raise_for_status().json() for path in ("/health", f"/v1/models/{endpoint.model}/ready")
+    )
+    evidence.text("health", str(health))
+    evidence.text("readiness", str(ready))
+    dialect = deployment.settings.dialect
+    listed = {
+        each["instance_id"]
+        for each in health["instances"]
+        if each["endpoint"] == dialect.worker_endpoint and each["namespace"] == deployment.settings.namespace
+    }
+    assert registered, "no worker is registered: nothing to compare"
+    assert listed == registered, f"/health lists {sorted(listed)}, registered in etcd are {sorted(registered)}"
+    assert ready["ready"] is True, f"the model serves and its readiness is {ready}"
+    namespace = ready["namespaces"][deployment.settings.namespace]
+    counted = sum(each["workers"] for each in namespace["worker_types"].values())
+    assert counted == len(registered), f"readiness counts {counted} workers, registered are {len(registered)}"
+
+
+@pytest.mark.check("M02-27", by_hand="kill the last worker; curl FRONTEND/v1/models", causes=[21, 24, 26])
+@pytest.mark.needs("managed")
+def test_model_without_workers_is_not_offered(run: Run, measure, evidence):
+    """When the last worker has left the model is neither listed nor ready, and asking for it is refused at once."""
+    with run.own_deployment("leaving", sabotage=run.sabotage.own("leaving")) as deployment:
+        endpoint = deployment.endpoint
+        with httpx.Client(base_url=endpoint.url, timeout=5, trust_env=False) as http:
+            listed_before = [model["id"] for model in http.get("/v1/models").json()["data"]]
+            (worker,) = deployment.workers
+            clock = Deadline(KNOWS_WITHIN_S, "the model to be taken from the list")
+            worker.stop(Deadline(ENDS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+            try:
+                wait_until(lambda: (None if http.get("/v1/models").json()["data"] else True, "listed"), clock)
+            except DeadlineExceeded as error:
+                raise AssertionError(f"{error}: /v1/models offers a model that nobody serves") from None
+            measure("not_listed_after_s", clock.elapsed_s)
+            ready = http.get(f"/v1/models/{endpoint.model}/ready")
+            health = http.get("/health")
+            answer = complete(endpoint, "anybody there?", max_tokens=1, timeout_s=10)
+    evidence.text(
+        "without a worker", f"/health: {health.status_code} {health.text}\nready: {ready.status_code} {ready.text}"
+    )
+    measure("health_says_200_without_a_worker", float(health.status_code == 200))
+    assert listed_before == [endpoint.model], f"listed before: {listed_before}"
+    assert ready.status_code != 200 or ready.json()["ready"] is False, f"ready without a worker: {ready.text}"
+    assert answer.status in (404, 503), f"a request without a worker to serve it: {answer.describe()}"
+    measure.judge()

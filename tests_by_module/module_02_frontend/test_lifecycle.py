@@ -1,0 +1,112 @@
+"""The frontend and its workers end in the middle of a stream: in order, and not."""
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.clients.inference import Answer, complete
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.load.plan import plan
+from fixtures.load.runner import RequestRecord, run_load
+from fixtures.run import Run
+from tests_by_module.module_02_frontend.counters import FRONTEND_IN_FLIGHT
+
+pytestmark = pytest.mark.needs("managed")
+
+# about 3 s of the mocker's time: long enough to be in the middle of
+TOKENS = 500
+UNDER_WAY_WITHIN_S, STREAM_ENDS_WITHIN_S, DRAINS_WITHIN_S = 10, 60, 60
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A frontend that got SIGTERM in the middle of a stream, and was then started again. Times in s since then."""
+
+    running: RequestRecord
+    new: Answer
+    exit_status: int | None
+    ended_after_s: float
+    back: Answer | None
+    back_after_s: float
+
+
+def start_stream(pool: ThreadPoolExecutor, run: Run, deployment: Deployment):
+    """A stream that is under way; its future gives the record."""
+    one = plan(run.seed, 1, (10, 10), (TOKENS, TOKENS))
+    future = pool.submit(run_load, deployment.endpoint, one, concurrency=1, within_s=STREAM_ENDS_WITHIN_S)
+    look = lambda: (deployment.frontend_metrics().total_or_zero(FRONTEND_IN_FLIGHT) or None, "nothing in flight")  # noqa: E731
+    wait_until(look, Deadline(UNDER_WAY_WITHIN_S, "the stream to be under way"))
+    # its first chunks come within 0.1 s
+    threading.Event().wait(0.3)
+    return future
+
+
+@pytest.fixture(scope="package")
+def drained(run: Run) -> Drained:
+    """History first: SIGTERM to the frontend of a deployment of its own, in the middle of a stream; then a restart."""
+    with run.own_deployment("drain", sabotage=run.sabotage.own("drain")) as deployment, ThreadPoolExecutor(1) as pool:
+        running = start_stream(pool, run, deployment)
+        process = deployment.frontend.require_process()
+        clock = Deadline(DRAINS_WITHIN_S, "the frontend to end after SIGTERM")
+        process.signal(signal.SIGTERM)
+        threading.Event().wait(0.3)
+        new = complete(deployment.endpoint, "one more?", max_tokens=1, timeout_s=5)
+        (record,) = running.result()
+        try:
+            wait_until(lambda: (None if process.is_alive() else True, "alive"), clock)
+        except DeadlineExceeded:
+            deployment.frontend.kill()
+        ended_after_s, exit_status = clock.elapsed_s, process.exit_status()
+        back = Deadline(READY_WITHIN_S, "the restarted frontend to serve")
+        deployment.frontend.launch()
+
+        def look() -> tuple[Answer | None, object]:
+            answer = complete(deployment.endpoint, "back?", max_tokens=1, timeout_s=5)
+            return (answer if answer.ok else None), answer.describe()
+
+        try:
+            served = wait_until(look, back)
+        except DeadlineExceeded:
+            served = None
+        return Drained(record, new, exit_status, ended_after_s, served, back.elapsed_s)
+
+
+@pytest.mark.check("M02-28", by_hand="kill -TERM the frontend while curl -N reads a stream")
+def test_shutdown_drains_a_running_stream(drained: Drained, measure):
+    """After SIGTERM the frontend takes no new request, lets the running stream come to its end, and ends with 0."""
+    measure("frontend_ended_after_s", drained.ended_after_s)
+    assert drained.running.outcome == "completed", f"the running stream was cut off: {drained.running.describe()}"
+    tokens = drained.running.answer.usage["completion_tokens"]
+    assert tokens == TOKENS, f"the running stream ended after {tokens} of {TOKENS} tokens"
+    assert not drained.new.ok, "a new request was served after SIGTERM: the frontend was not shutting down"
+    assert drained.exit_status == 0, f"the frontend ended with {drained.exit_status} after SIGTERM"
+    measure.judge()
+
+
+@pytest.mark.check("M02-29", by_hand="start the frontend again; ask until it serves", causes=[18, 19])
+def test_restarted_frontend_serves_again(drained: Drained, measure):
+    """A frontend that is started again finds the workers that are registered and serves."""
+    assert drained.back, f"the frontend did not serve within {READY_WITHIN_S} s of its restart"
+    measure("served_after_restart_s", drained.back_after_s)
+    measure.judge()
+
+
+@pytest.mark.check("M02-31", by_hand="kill -KILL the worker while curl -N reads a stream", causes=[29])
+def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure):
+    """A stream whose worker is killed ends soon, with an error in it, and with no finish reason as if all were well."""
+    with run.own_deployment("midstream", sabotage=run.sabotage.own("midstream")) as deployment:
+        with ThreadPoolExecutor(1) as pool:
+            running = start_stream(pool, run, deployment)
+            clock = Deadline(STREAM_ENDS_WITHIN_S, "the stream to end")
+            deployment.workers[0].kill()
+            (record,) = running.result()
+    answer = record.answer
+    measure("stream_ended_after_s", clock.elapsed_s)
+    assert answer.chunks, "the stream had not begun when the worker was killed: another case"
+    assert "code" in (answer.error or ""), f"the stream ended without an error in it: {record.describe()}"
+    assert not answer.finish_reasons, f"the stream of a dead worker has the finish reason {answer.finish_reasons}"
+    measure.judge()

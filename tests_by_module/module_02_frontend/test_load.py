@@ -1,0 +1,43 @@
+"""Many at once."""
+
+import pytest
+
+from fixtures.clients.inference import InferenceEndpoint
+from fixtures.load.plan import plan
+from fixtures.load.runner import COMPLETED, FAILED, HUNG, outcomes, run_load
+from fixtures.run import Run
+
+STREAMS = 256
+PROMPT_TOKENS, OUTPUT_TOKENS = (5, 300), (4, 64)
+ENDS_WITHIN_S = 60
+
+
+@pytest.mark.check("M02-30", by_hand="aiperf profile … --concurrency 256 --request-count 256", causes=[23, 34, 62])
+@pytest.mark.needs("managed")
+def test_256_streams_get_their_own_answers(run: Run, endpoint: InferenceEndpoint, measure, evidence):
+    """256 streams at once all complete, each with the usage of its own prompt and limit, and none hangs."""
+    requests = plan(run.seed, STREAMS, PROMPT_TOKENS, OUTPUT_TOKENS)
+    records = run_load(endpoint, requests, concurrency=STREAMS, within_s=ENDS_WITHIN_S)
+    evidence.table(
+        "streams",
+        ["request", "prompt tokens", "max_tokens", "outcome", "usage", "first token s", "s"],
+        [
+            [r.planned.number, len(r.planned.prompt), r.planned.max_tokens, r.outcome, r.answer.usage,
+             r.answer.first_token_s, round(r.answer.duration_s, 3)]
+            for r in records
+        ],
+    )  # fmt: skip
+    ends = outcomes(records)
+    measure("streams_completed", ends[COMPLETED], n=len(records))
+    measure("last_stream_ended_s", max(record.answer.duration_s for record in records), n=len(records))
+    assert len(records) == ends[COMPLETED] + ends[FAILED] + ends[HUNG], f"sent {len(records)}, ended {dict(ends)}"
+    bad = [record.describe() for record in records if record.outcome != COMPLETED]
+    assert not bad, f"{dict(ends)} of {STREAMS} streams; the first: {bad[0]}"
+    mixed = []
+    for record in records:
+        wanted = (len(record.planned.prompt), record.planned.max_tokens)
+        told = (record.answer.usage or {}).get("prompt_tokens"), (record.answer.usage or {}).get("completion_tokens")
+        if told != wanted:
+            mixed.append(f"request {record.planned.number} asked for {wanted}, its usage tells {told}")
+    assert not mixed, f"{len(mixed)} of {STREAMS} streams have the usage of another request; the first: {mixed[0]}"
+    measure.judge()

@@ -1,0 +1,148 @@
+"""What parameters of a request do, each by its effect and not by the status."""
+
+import json
+
+import pytest
+
+from fixtures.clients.inference import InferenceEndpoint, complete, stream
+
+MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
+TEXT = "The quick brown fox"
+# nearly every word has one of these
+VOWELS = ["a", "e", "i", "o", "u"]
+MANY_TOKENS = 64
+real_engine = pytest.mark.needs("real_engine", role="worker")
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"animal": {"type": "string"}},
+    "required": ["animal"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.check("M02-08", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"max_tokens\": 7}'", causes=[62, 64])
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_generation_ends_at_the_limit(limit: str, endpoint: InferenceEndpoint):
+    """A chat ends after exactly as many tokens as allowed, streamed and whole, with the finish reason length."""
+    for send in (complete, stream):
+        for asked in (1, 7):
+            answer = send(endpoint, MESSAGES, ignore_eos=True, **{limit: asked})
+            assert answer.ok, answer.describe()
+            told = answer.usage["completion_tokens"], answer.finish_reasons
+            assert told == (asked, ["length"]), (
+                f"{send.__name__}, {limit} {asked}: {told[0]} completion tokens, finish reason {told[1]}"
+            )
+
+
+@pytest.mark.check("M02-09", by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": ["a", "e"]}\'')
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_stop_sequences_end_the_text(streamed: bool, endpoint: InferenceEndpoint):
+    """The text ends before the first stop sequence, with the finish reason stop and before the limit."""
+    send = stream if streamed else complete
+    # without ignore_eos: Dynamo then ignores stop sequences as well
+    answer = send(endpoint, TEXT, max_tokens=MANY_TOKENS, stop=VOWELS)
+    assert answer.ok, answer.describe()
+    assert answer.finish_reasons == ["stop"], f"stop was not obeyed: finish reason {answer.finish_reasons}"
+    found = [vowel for vowel in VOWELS if vowel in answer.text]
+    assert not found, f"the text {answer.text!r} holds the stop sequences {found}"
+    used = answer.usage["completion_tokens"]
+    assert used < MANY_TOKENS, f"{used} tokens were generated: stopping saved nothing"
+
+
+@pytest.mark.check("M02-10", by_hand='curl FRONTEND/v1/completions -d \'{…, "prompt": ["a", "b", "c"]}\'')
+def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
+    """A completion of three prompts has three choices with text, and usage over all of them."""
+    answer = complete(endpoint, ["a fox", "a dog", "a cat"], max_tokens=4, ignore_eos=True)
+    assert answer.ok, answer.describe()
+    indices = sorted(choice["index"] for choice in answer.body["choices"])
+    assert indices == [0, 1, 2], f"three prompts were sent, the choices are {indices}"
+    assert all(choice["text"] for choice in answer.body["choices"]), "a choice has no text"
+    used = answer.usage["completion_tokens"]
+    assert used == 3 * 4, f"usage tells {used} completion tokens, three prompts of 4 were asked for"
+
+
+@pytest.mark.check("M02-11", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"n\": 3}'")
+@real_engine
+def test_n_choices_are_given(endpoint: InferenceEndpoint):
+    """With n = 3 a chat has three choices."""
+    answer = complete(endpoint, MESSAGES, max_tokens=8, n=3, temperature=1)
+    assert answer.ok, answer.describe()
+    indices = sorted(choice["index"] for choice in answer.body["choices"])
+    assert indices == [0, 1, 2], f"n was 3, the choices are {indices}"
+
+
+@pytest.mark.check("M02-12", by_hand="send the same request with the same and with other seeds")
+@real_engine
+def test_seed_decides_the_text(endpoint: InferenceEndpoint):
+    """The same seed gives the same text, and three other seeds don't all give that text as well."""
+    sent = [complete(endpoint, MESSAGES, max_tokens=24, temperature=1, seed=seed) for seed in (1, 1, 2, 3, 4)]
+    assert all(answer.ok for answer in sent), [answer.describe() for answer in sent if not answer.ok]
+    first, again, *others = [answer.text for answer in sent]
+    assert first == again, f"seed 1 gave {first!r} and then {again!r}"
+    assert any(other != first for other in others), (
+        f"every seed gives {first!r}: the seed or the temperature is ignored"
+    )
+
+
+@pytest.mark.check("M02-13", by_hand="send the same request at temperature 0 with and without stream", causes=[61])
+@real_engine
+def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
+    """At temperature 0 the streamed text is the whole text."""
+    whole, streamed = (send(endpoint, MESSAGES, max_tokens=32, temperature=0) for send in (complete, stream))
+    assert whole.ok and streamed.ok, f"{whole.describe()}; {streamed.describe()}"
+    assert whole.text, "the answer is empty: nothing to compare"
+    assert whole.text == streamed.text, f"whole: {whole.text!r}, streamed: {streamed.text!r}"
+
+
+@pytest.mark.check(
+    "M02-14", by_hand='curl FRONTEND/v1/chat/completions -d \'{…, "logprobs": true, "top_logprobs": 3}\''
+)
+@real_engine
+def test_logprobs_are_given(endpoint: InferenceEndpoint):
+    """Each token has its log probability, no greater than 0, and three alternatives, the best of them first."""
+    answer = complete(endpoint, MESSAGES, max_tokens=8, temperature=0, ignore_eos=True, logprobs=True, top_logprobs=3)
+    assert answer.ok, answer.describe()
+    tokens = (answer.body["choices"][0].get("logprobs") or {}).get("content") or []
+    assert len(tokens) == 8, f"8 tokens were generated, {len(tokens)} have log probabilities"
+    for token in tokens:
+        values = [each["logprob"] for each in token["top_logprobs"]]
+        assert token["logprob"] <= 0 and len(values) == 3 and values == sorted(values, reverse=True), token
+
+
+@pytest.mark.check("M02-15", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"response_format\": {…}}'")
+@real_engine
+def test_response_format_is_kept(endpoint: InferenceEndpoint):
+    """With a JSON schema as response format the text is JSON of that schema."""
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+    answer = complete(endpoint, MESSAGES, max_tokens=128, temperature=0, response_format=wanted)
+    assert answer.ok, answer.describe()
+    try:
+        parsed = json.loads(answer.text)
+    except ValueError:
+        raise AssertionError(f"the text is not JSON: {answer.text!r}") from None
+    assert isinstance(parsed, dict) and list(parsed) == ["animal"], f"not of the schema that was sent: {parsed}"
+
+
+@pytest.mark.check("M02-16", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"tools\": […]}'", causes=[60, 61])
+@real_engine
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_required_tool_is_called(streamed: bool, endpoint: InferenceEndpoint):
+    """With tool_choice required the tool is called with arguments that are JSON, and that is the finish reason."""
+    question = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    send = stream if streamed else complete
+    answer = send(endpoint, question, max_tokens=128, temperature=0, tools=[TOOL], tool_choice="required")
+    assert answer.ok, answer.describe()
+    parts = [choice.get("message") or choice.get("delta") or {} for p in answer.parts for choice in p["choices"]]
+    calls = [call["function"] for part in parts for call in part.get("tool_calls") or []]
+    assert any(call.get("name") == "weather" for call in calls), f"the tool was not called; the text is {answer.text!r}"
+    arguments = "".join(call.get("arguments") or "" for call in calls)
+    assert "city" in json.loads(arguments), f"the arguments {arguments!r} name no city"
+    assert answer.finish_reasons == ["tool_calls"], f"finish reasons {answer.finish_reasons}"

@@ -1,0 +1,91 @@
+"""Streams: how they are framed, in which order their parts come, when, and what they say at the end."""
+
+import json
+
+import httpx
+import pytest
+
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
+
+MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
+PROMPTS = {"chat": MESSAGES, "completion": "The quick brown fox"}
+PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+OBJECTS = {"chat": "chat.completion.chunk", "completion": "text_completion"}
+MAX_TOKENS = 12
+# enough chunks to tell a burst from a stream
+LONG_TOKENS = 100
+kinds = pytest.mark.parametrize("kind", PROMPTS)
+
+
+@pytest.mark.check("M02-04", by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'")
+@kinds
+def test_stream_is_framed_as_server_sent_events(kind: str, http: httpx.Client, endpoint: InferenceEndpoint, evidence):
+    """A stream is server-sent events of one object each, all of one id, and [DONE] once as the last of them."""
+    name = "messages" if kind == "chat" else "prompt"
+    body = {"model": endpoint.model, name: PROMPTS[kind], "max_tokens": MAX_TOKENS, "stream": True}
+    answer = http.post(PATHS[kind], json=body)
+    evidence.text(f"{kind} stream", answer.text)
+    assert answer.headers["content-type"].startswith("text/event-stream"), answer.headers["content-type"]
+    assert answer.text.endswith("\n\n"), f"the last event is not ended by an empty line: {answer.text[-40:]!r}"
+    events = answer.text.removesuffix("\n\n").split("\n\n")
+    odd = [event for event in events if not event.startswith("data: ") or "\n" in event]
+    assert not odd, f"{len(odd)} events are not one line of data, the first: {odd[0]!r}"
+    data = [event.removeprefix("data: ") for event in events]
+    assert data.index("[DONE]") == len(data) - 1, f"[DONE] is not once and last: the events end with {data[-2:]}"
+    chunks = [json.loads(each) for each in data[:-1]]
+    assert len({chunk["id"] for chunk in chunks}) == 1, f"ids differ: {sorted({chunk['id'] for chunk in chunks})}"
+    assert {chunk["object"] for chunk in chunks} == {OBJECTS[kind]}, sorted({chunk["object"] for chunk in chunks})
+
+
+@pytest.mark.check("M02-05", by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'", causes=[60, 62])
+@kinds
+def test_parts_of_a_stream_come_in_order(kind: str, endpoint: InferenceEndpoint):
+    """A chat's role is first; one finish reason ends the text; usage follows when it is asked for, and only then."""
+    with_usage = stream(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS)
+    without = complete(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS, stream=True)
+    assert with_usage.ok and without.ok, f"{with_usage.describe()}; {without.describe()}"
+    if kind == "chat":
+        roles = [c["delta"].get("role") for chunk in without.chunks for c in chunk["choices"]]
+        assert roles[0] == "assistant" and not any(roles[1:]), f"the role is not in the first chunk alone: {roles}"
+    ends = [bool(choice.get("finish_reason")) for chunk in without.chunks for choice in chunk["choices"]]
+    assert ends.count(True) == 1 and ends[-1], f"not one finish reason at the end, but {ends.count(True)}"
+    assert not without.usage, f"usage came although it was not asked for: {without.usage}"
+    last = with_usage.chunks[-1]
+    assert last.get("usage") and not last["choices"], f"usage, asked for, is not in a last chunk of its own: {last}"
+
+
+@pytest.mark.check(
+    "M02-06", by_hand="send the same request with and without stream, and compare usage", causes=[61, 62]
+)
+@kinds
+def test_streamed_and_whole_answers_agree(kind: str, endpoint: InferenceEndpoint):
+    """The same request streamed and whole has the same usage, finish reason and model."""
+    whole = complete(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS, ignore_eos=True)
+    streamed = stream(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS, ignore_eos=True)
+    assert whole.ok and streamed.ok, f"{whole.describe()}; {streamed.describe()}"
+    seen = [_told(answer) for answer in (whole, streamed)]
+    assert seen[0] == seen[1], f"whole: {seen[0]}, streamed: {seen[1]}"
+    tokens, added = whole.usage["completion_tokens"], whole.usage["prompt_tokens"] + whole.usage["completion_tokens"]
+    assert (tokens, added) == (MAX_TOKENS, whole.usage["total_tokens"]), f"usage does not add up: {whole.usage}"
+
+
+def _told(answer: Answer) -> dict:
+    counts = {name: answer.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    return {**counts, "finish": answer.finish_reasons, "model": {part["model"] for part in answer.parts}}
+
+
+@pytest.mark.check(
+    "M02-07", by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}' | ts -s %.s", causes=[59]
+)
+def test_chunks_arrive_spread_in_time(endpoint: InferenceEndpoint, measure, evidence):
+    """Chunks arrive as they are generated, and not gathered into one burst."""
+    answer = stream(endpoint, PROMPTS["completion"], max_tokens=LONG_TOKENS, ignore_eos=True)
+    assert answer.ok, answer.describe()
+    times = answer.chunk_times_s
+    evidence.table("arrival of chunks", ["chunk", "s"], [[n, round(t, 4)] for n, t in enumerate(times, 1)])
+    # a burst is what comes within a twentieth of the answer's duration
+    window_s = times[-1] / 20
+    fullest = max(sum(1 for t in times if begin <= t <= begin + window_s) for begin in times)
+    measure("chunks_in_one_burst_percent", 100 * fullest / len(times), n=len(times))
+    measure("first_chunk_at_percent_of_duration", 100 * times[0] / answer.duration_s, n=len(times))
+    measure.judge()

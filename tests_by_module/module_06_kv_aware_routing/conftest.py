@@ -1,0 +1,142 @@
+"""Fixtures of module 06, and the two things that all its checks stand on: a KV router, and an index that is fed."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.clients.kv_events import KvEvent, kv_events
+from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import Inventory
+from fixtures.load.traces import Trace, Traces, expected_hits
+from fixtures.outcomes import BringUpFailed
+from fixtures.run import Run
+from tests_by_module.module_06_kv_aware_routing.routing import (
+    Index,
+    Replay,
+    block_size_of,
+    events_applied,
+    replay,
+    send,
+)
+
+KV_ROUTER_CHECK, INDEX_CHECK = "M06-01", "M06-02"
+WARM_BLOCKS = 5
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Every trace as it went through the router: events as published on the wire (None: this event plane cannot be
+    listened to), and as applied by the router, by (kind, status)."""
+
+    by_name: dict[str, Replay]
+    published: list[KvEvent] | None
+    applied: dict[tuple[str, str], float]
+
+
+@pytest.fixture(scope="package")
+def kv_router(run: Run, deployment: Deployment, inventory: Inventory) -> Traces:
+    """Traces for this deployment, whose router was seen to be in KV mode. Raises BringUpFailed when it is not."""
+    declared = inventory.cluster.dynamo_router_mode
+    if declared != "kv":
+        raise BringUpFailed(KV_ROUTER_CHECK, f"the inventory declares dynamo_router_mode: {declared}, not kv")
+    workers = deployment.registered_workers()
+    for worker in workers:
+        advertised = ((worker.card or {}).get("router_config") or {}).get("router_mode", "kv")
+        if advertised != "kv":
+            raise BringUpFailed(
+                KV_ROUTER_CHECK,
+                f"the model card of worker {worker.hex_id} brings a router configuration of its own with the mode "
+                f"{advertised}, which replaces the frontend's: start workers without --router-mode",
+            )
+    traces = Traces(block_size_of(workers), run.seed, run.run_id)
+    first = send(deployment, traces.tokens(2 * traces.block_size), traces.block_size)
+    if first.error or first.predicted is None:
+        raise BringUpFailed(
+            KV_ROUTER_CHECK,
+            first.error or "kv is declared, but the router makes no prediction of hits (nvext.timing.kv_hit_rate is "
+            "absent), as in round-robin mode: look at the frontend's --router-mode and DYN_ROUTER_MODE",
+        )
+    return traces
+
+
+@pytest.fixture(scope="package")
+def traces(kv_router: Traces, deployment: Deployment) -> Traces:
+    """Traces for a router that was seen to know what a worker has just stored. Raises BringUpFailed with the cause."""
+    size = kv_router.block_size
+    prompt = kv_router.tokens(WARM_BLOCKS * size + size // 2)
+    frontend = deployment.reach(deployment.frontend_url)
+    before = events_applied(frontend)
+    index = Index(frontend)
+    known = index.stored()
+    with listening(deployment) as seen:
+        first = send(deployment, prompt, size)
+        index.wait_beyond(known)
+        again = send(deployment, prompt, size, pinned_to=first.worker)
+        events = seen.look() if seen else []
+    if first.error or again.error:
+        raise BringUpFailed(INDEX_CHECK, f"a prompt sent twice is not answered: {first.error or again.error}")
+    if again.predicted == WARM_BLOCKS:
+        return kv_router
+    applied = sum(events_applied(frontend).values()) - sum(before.values())
+    stored = sum(len(event.blocks) for event in events if event.kind == "stored")
+    off = [w.hex_id for w in deployment.registered_workers() if not _publishes(w.card)]
+    if off:
+        why = f"KV events are not enabled on workers {', '.join(off)} (kv_event_publishing_enabled in the model card)"
+    elif seen and not stored:
+        why = "no KV event was published: look at the workers' event plane, NATS address and --kv-events-config"
+    elif not applied:
+        why = f"workers published {len(events)} KV events, the router applied none: is it on the same event plane?"
+    else:
+        about = f", as with a block size of about {len(prompt) // stored}" if stored else ""
+        why = f"workers stored {stored} blocks{about}; the block size of router and model card is {size}"
+    raise BringUpFailed(
+        INDEX_CHECK,
+        f"a prompt of {WARM_BLOCKS} full blocks sent twice to one worker is predicted to hit {again.predicted} "
+        f"(the worker reused {again.reused} tokens): {why}",
+    )
+
+
+def _publishes(card: dict | None) -> bool:
+    return (card or {}).get("runtime_config", {}).get("kv_event_publishing_enabled", True)
+
+
+def listening(deployment: Deployment):
+    """Listens to KV events where they go over NATS; else gives None."""
+    if deployment.settings.event_plane != "nats":
+        return nullcontext()
+    return kv_events(deployment.reach(deployment.settings.nats_url), deployment.settings.namespace)
+
+
+@pytest.fixture(scope="package")
+def replays(deployment: Deployment, traces: Traces) -> Replays:
+    """Every kind of trace, sent once through the router."""
+    frontend = deployment.reach(deployment.frontend_url)
+    before = events_applied(frontend)
+    chosen: list[Trace] = [*traces.all(), traces.unique(), traces.shorter_than_a_block()]
+    with listening(deployment) as seen:
+        done = {
+            trace.name: replay(
+                deployment, trace, traces.block_size, expected_hits(trace, traces.block_size), follow=True
+            )
+            for trace in chosen
+        }
+        published = seen.look() if seen else None
+    after = events_applied(frontend)
+    applied = {what: count - before.get(what, 0) for what, count in after.items() if count != before.get(what, 0)}
+    return Replays(done, published, applied)
+
+
+@pytest.fixture(scope="package")
+def control(run: Run, traces: Traces) -> Iterator[Deployment]:
+    """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is compared with."""
+    with run.own_deployment("control", workers=2, router_mode="round-robin") as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="package")
+def own(run: Run, traces: Traces) -> Iterator[Deployment]:
+    """A KV-routed deployment with two workers, for checks that restart its parts; each leaves it serving."""
+    with run.own_deployment("own", workers=2, sabotage=run.sabotage) as deployment:
+        yield deployment

@@ -1,0 +1,135 @@
+"""What the router makes of load, of its settings, and of salts and seeds that must keep caches apart or alike."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fixtures.clients.kv_events import kv_events
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.traces import Tokens, Traces
+from fixtures.run import Run
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, send
+
+BLOCKS = 5
+SETTINGS = {
+    "overlap-credit-0": ("--router-kv-overlap-score-credit", "0"),
+    "temperature-5": ("--router-temperature", "5"),
+}
+# all of that many on one of two workers by chance: less often than once in a million times
+REQUESTS = 24
+
+
+def at_once(
+    deployment: Deployment, prompts: Sequence[Tokens], size: int, *, concurrency: int, max_tokens: int
+) -> list[Routed]:
+    with ThreadPoolExecutor(concurrency) as pool:
+        return list(pool.map(lambda prompt: send(deployment, prompt, size, max_tokens=max_tokens), prompts))
+
+
+def busiest(routed: Sequence[Routed], workers: int) -> tuple[float, dict[str, int]]:
+    """Requests of the busiest worker in multiples of the fair share, and the requests of each."""
+    counts = Counter(f"{each.worker:x}" for each in routed if each.worker is not None)
+    return max(counts.values(), default=0) * workers / max(1, len(routed)), dict(counts)
+
+
+@pytest.mark.check("M06-16", by_hand="send unique prompts 8 at a time, count nvext.worker_id")
+def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, measure, evidence):
+    """Prompts with nothing in common are spread evenly over the workers."""
+    workers = len(deployment.registered_workers())
+    prompts = [traces.tokens(BLOCKS * traces.block_size + 1) for _ in range(32 * workers)]
+    done = at_once(deployment, prompts, traces.block_size, concurrency=4 * workers, max_tokens=8)
+    share, counts = busiest(done, workers)
+    evidence.table("requests by worker", ["worker", "requests"], counts.items())
+    failed = [each.error for each in done if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    measure("busiest_of_fair_share", share, n=len(done))
+    measure.judge()
+
+
+@pytest.mark.check("M06-17", by_hand="send one hot prefix 12 at a time, count nvext.worker_id")
+def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure, evidence):
+    """A prefix asked for by more requests than one worker should carry is served by others, too."""
+    workers = len(deployment.registered_workers())
+    size = traces.block_size
+    hot = traces.tokens(BLOCKS * size)
+    first = send(deployment, hot, size)
+    prompts = [hot + traces.tokens(size + 1) for _ in range(18 * workers)]
+    done = at_once(deployment, prompts, size, concurrency=6 * workers, max_tokens=100)
+    share, counts = busiest(done, workers)
+    evidence.table("requests by worker", ["worker", "requests"], counts.items())
+    failed = [each.error for each in [first, *done] if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    measure("busiest_of_fair_share", share, n=len(done))
+    measure("hit_rate", 100 * sum(bool(each.reused) for each in done) / len(done), n=len(done))
+    measure.judge()
+
+
+@pytest.mark.check("M06-18", by_hand="start the frontend with the setting; send one prompt many times", causes=[15])
+@pytest.mark.needs("managed")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_router_settings_have_their_effect(setting: str, run: Run, traces: Traces, evidence):
+    """Without credit for overlap, or at a high temperature, one prompt does not stay on the worker that has it."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    name = setting.replace("-", "_")
+    with run.own_deployment(name, workers=2, sabotage=run.sabotage, frontend_args=SETTINGS[setting]) as deployment:
+        done = [send(deployment, prompt, size) for _ in range(REQUESTS)]
+    _, counts = busiest(done, 2)
+    evidence.table("requests by worker", ["worker", "requests"], counts.items())
+    failed = [each.error for each in done if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    assert len(counts) == 2, f"{' '.join(SETTINGS[setting])} has no effect: one prompt stays on one worker, {counts}"
+
+
+@pytest.mark.check("M06-19", by_hand="send a prompt, then again with nvext.cache_salt: kv_hit_rate is 0", causes=[6])
+def test_salted_prompts_are_not_predicted_to_hit(deployment: Deployment, traces: Traces):
+    """A cache salt keeps prompts apart in the router's index; without one they hit."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    first = send(deployment, prompt, size)
+    salted = [send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two")]
+    plain = send(deployment, prompt, size, pinned_to=first.worker)
+    failed = [each.error for each in (first, *salted, plain) if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    assert plain.predicted == BLOCKS, f"not even the prompt without a salt is predicted to hit: {plain.told}"
+    hits = [each.told for each in salted if each.predicted]
+    assert not hits, f"prompts with a cache salt are predicted to hit the cache of another: {hits[0]}"
+
+
+@pytest.mark.check("M06-20", by_hand="the same, and usage.prompt_tokens_details.cached_tokens is 0", causes=[6])
+@pytest.mark.needs("real_engine", role="worker")
+def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: Traces):
+    """A worker does not reuse blocks of another salt, and does reuse those of the same one."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    first = send(deployment, prompt, size, cache_salt="one")
+    again, other = (
+        send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two")
+    )
+    assert again.reused, f"the same salt reuses nothing, so another proves nothing: {again.told}"
+    assert not other.reused, f"a prompt with another salt reused somebody else's blocks: {other.told}"
+
+
+@pytest.mark.check("M06-21", by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED", causes=[5])
+@pytest.mark.needs("managed", role="worker")
+@pytest.mark.needs("real_engine", role="worker")
+def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence):
+    """The same prompt has the same block hashes on every worker: they hash with the same seed."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    settings = deployment.settings
+    with kv_events(deployment.reach(settings.nats_url), settings.namespace) as seen:
+        for worker in deployment.registered_workers():
+            done = send(deployment, prompt, size, pinned_to=worker.instance_id)
+            assert not done.error, f"{worker.hex_id}: {done.error}"
+        stored = [event for event in seen.look() if event.kind == "stored"]
+    hashes: dict[int, tuple[int, ...]] = {}
+    for event in stored:
+        hashes[event.worker_id] = hashes.get(event.worker_id, ()) + event.blocks
+    evidence.table("block hashes", ["worker", "hashes"], [[f"{w:x}", [f"{b:x}" for b in h]] for w, h in hashes.items()])
+    assert len(hashes) > 1, f"{len(hashes)} workers published what they stored: nothing to compare"
+    assert len(set(hashes.values())) == 1, (
+        "workers hash the same prompt differently: PYTHONHASHSEED differs, so no prefix is found in another's cache"
+    )

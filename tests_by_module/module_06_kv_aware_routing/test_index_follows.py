@@ -1,0 +1,217 @@
+"""The router's index follows what happens to workers, to their caches, to NATS and to the router itself."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fixtures.clients.kv_events import kv_events
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.registry import RegisteredWorker
+from fixtures.load.traces import Tokens, Traces, expected_hits
+from fixtures.run import Run
+from fixtures.services.dynamo import Frontend, Worker
+from tests_by_module.module_06_kv_aware_routing.routing import (
+    HEADERS,
+    Index,
+    Routed,
+    disagreements,
+    replay,
+    send,
+)
+
+pytestmark = pytest.mark.needs("managed")
+
+CAPACITY = 40  # blocks of a cache that is soon full
+BLOCKS = 5
+FOLLOWS_WITHIN_S = 15
+# etcd looks for expired leases every 0.5 s, and the frontend has to hear of it
+BEYOND_LEASE_S = 3
+
+
+@pytest.mark.check("M06-09", by_hand="a worker with few blocks; send more prefixes than fit", causes=[2, 7])
+def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
+    """More prefixes than blocks: what a worker had to evict is not predicted any more, what it kept is."""
+    size = traces.block_size
+    trace = traces.more_prefixes_than_blocks(CAPACITY)
+    few = ("--num-gpu-blocks-override", str(CAPACITY))
+    with run.own_deployment("small", sabotage=run.sabotage, worker_args=few) as deployment:
+        settings = deployment.settings
+        with kv_events(deployment.reach(settings.nats_url), settings.namespace) as seen:
+            done = replay(deployment, trace, size, expected_hits(trace, size, CAPACITY), follow=True)
+            removed = sum(len(event.blocks) for event in seen.look() if event.kind == "removed")
+    evidence.table("more prefixes than blocks", HEADERS, done.rows())
+    assert not done.failures, f"{len(done.failures)} requests failed: {done.failures[0]}"
+    assert removed, f"nothing was evicted although {trace.prompt_tokens // size} blocks were sent to {CAPACITY}"
+    wrong = disagreements(done.routed, size)
+    assert not wrong, (
+        f"the index is stale: {len(wrong)} of {len(done.routed)} requests were promised blocks that the worker had "
+        f"evicted, or not promised what it had: {wrong[0]}"
+    )
+    assert done.reused == done.expected_tokens, f"expected are {done.expected_tokens}, reused {done.reused} tokens"
+
+
+@contextmanager
+def warm_joined_worker(
+    run: Run, deployment: Deployment, traces: Traces, prompt: Tokens
+) -> Iterator[tuple[Worker, RegisteredWorker, Routed]]:
+    """A worker that joined and has served `prompt`, and how the same prompt was answered by it once more."""
+    index = Index(deployment.reach(deployment.frontend_url))
+    with run.joined_worker(deployment) as worker:
+        registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
+        ask = lambda: send(deployment, prompt, traces.block_size, pinned_to=registered.instance_id)  # noqa: E731
+        before = index.stored()
+
+        def served() -> tuple[bool | None, object]:
+            answer = ask()
+            return (None if answer.error else True), answer.error
+
+        wait_until(served, Deadline(FOLLOWS_WITHIN_S, f"the joined worker {registered.hex_id} to answer"))
+        index.wait_beyond(before)
+        yield worker, registered, ask()
+
+
+@pytest.mark.check("M06-10", by_hand="start one more worker, send it a prompt twice (nvext.backend_instance_id)")
+def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, traces: Traces):
+    """What a worker that joined has stored is predicted on it."""
+    prompt = traces.tokens(BLOCKS * traces.block_size + 1)
+    with warm_joined_worker(run, deployment, traces, prompt) as (_, registered, again):
+        assert not again.error, f"the joined worker {registered.hex_id} does not answer: {again.error}"
+        assert again.predicted == BLOCKS, f"the joined worker's blocks are not in the index: {again.told}"
+
+
+@pytest.mark.check("M06-11", by_hand="kill -TERM -- -PGID; send its prompt again", causes=[21, 22])
+def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: Traces):
+    """After a worker left by SIGTERM its blocks are not predicted any more, and its prompts are answered by others."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    with warm_joined_worker(run, deployment, traces, prompt) as (worker, registered, again):
+        assert again.predicted == BLOCKS, f"there is nothing to forget, its blocks are not in the index: {again.told}"
+        worker.stop(Deadline(FOLLOWS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+        after = [send(deployment, prompt, size) for _ in range(2)]
+    failed = [each.error for each in after if each.error]
+    assert not failed, f"{len(failed)} of {len(after)} requests failed after the worker had left: {failed[0]}"
+    assert after[0].predicted == 0, f"the left worker {registered.hex_id} is still in the index: {after[0].told}"
+
+
+@pytest.mark.check("M06-12", by_hand="kill -KILL -- -PGID; start it again; send its prompt again", causes=[7, 20])
+def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deployment, traces: Traces, measure):
+    """After SIGKILL and restart nothing of a worker's former cache is predicted, once its old lease is gone."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    with warm_joined_worker(run, deployment, traces, prompt) as (worker, former, again):
+        assert again.predicted == BLOCKS, f"there is nothing to forget, its blocks are not in the index: {again.told}"
+        worker.require_process().signal(signal.SIGKILL)
+        worker.kill()
+        worker.launch()
+
+        def anew() -> tuple[RegisteredWorker | None, object]:
+            there = {each.instance_id: each for each in deployment.registered_workers()}
+            now = [e for e in there.values() if e.system_url == worker.system_url and e.instance_id != former.instance_id]
+            gone = former.instance_id not in there
+            return (now[0] if now and gone else None), f"registered anew: {bool(now)}, former registration gone: {gone}"
+
+        ttl = deployment.settings.lease_ttl_s
+        try:
+            restarted = wait_until(anew, Deadline(ttl + BEYOND_LEASE_S, f"the former self {former.hex_id} to go"))
+        except DeadlineExceeded as error:
+            raise AssertionError(f"the index is stale: {error}") from None
+
+        def answered() -> tuple[Routed | None, object]:
+            answer = send(deployment, prompt, size, pinned_to=restarted.instance_id)
+            return (None if answer.error else answer), answer.error
+
+        first = wait_until(answered, Deadline(FOLLOWS_WITHIN_S, f"the restarted worker {restarted.hex_id} to answer"))
+    measure("blocks_predicted_after_restart", first.predicted)
+    measure("tokens_reused_after_restart", first.reused)
+    measure.judge()
+
+
+@pytest.mark.check("M06-13", by_hand="start a second frontend; send a prompt to one, then to the other", causes=[18])
+def test_two_frontends_agree(own: Deployment, traces: Traces):
+    """A second frontend predicts the hits of what was served through the first, and the other way round."""
+    size = traces.block_size
+    assert own.frontend is not None
+    first = own.frontend
+    second = Frontend("own-frontend-2", first.node, first.runtime, own.settings)
+    urls = [first.node.reach(each.url) for each in (first, second)]
+    try:
+        second.start(Deadline(READY_WITHIN_S, "the second frontend"))
+        wait_until(
+            lambda: ((None, "not yet") if send(own, traces.tokens(8), size, url=urls[1]).error else (True, None)),
+            Deadline(FOLLOWS_WITHIN_S, "the second frontend to serve"),
+        )
+        told = []
+        for here, there in (urls, reversed(urls)):
+            prompt = traces.tokens(BLOCKS * size + 1)
+            index = Index(there)
+            before = index.stored()
+            served = send(own, prompt, size, url=here)
+            index.wait_beyond(before)
+            told.append((served, send(own, prompt, size, url=there)))
+    finally:
+        if second.is_alive():
+            second.kill()
+    for (served, other), which in zip(told, ("the second", "the first"), strict=True):
+        assert not served.error and not other.error, f"{served.told}; {other.told}"
+        assert (other.predicted, other.worker) == (BLOCKS, served.worker), (
+            f"{which} frontend does not know what was served through the other: {served.told}, then {other.told}"
+        )
+
+
+@pytest.mark.check("M06-14", by_hand="kill -KILL the frontend, start it again, send a known prompt", causes=[8, 18])
+def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, measure):
+    """A frontend that was killed and started again predicts what workers had cached before it was there."""
+    size = traces.block_size
+    assert own.frontend is not None
+    prompt = traces.tokens(BLOCKS * size + 1)
+    before = send(own, prompt, size)
+    own.frontend.kill()
+    own.frontend.launch()
+    served = Deadline(READY_WITHIN_S, "the restarted frontend to serve")
+    own.wait_until_serving(served)
+    measure("frontend_back_s", served.elapsed_s)
+    recovered = Deadline(FOLLOWS_WITHIN_S, "the restarted frontend to know what workers have cached")
+
+    def look() -> tuple[Routed | None, object]:
+        answer = send(own, prompt, size, pinned_to=before.worker)
+        return (answer if answer.predicted == BLOCKS else None), answer.told
+
+    try:
+        wait_until(look, recovered)
+    except DeadlineExceeded as error:
+        raise AssertionError(f"the index was not recovered: {error}") from None
+    measure("index_recovered_after_s", recovered.elapsed_s)
+    measure.judge()
+
+
+@pytest.mark.check("M06-15", by_hand="kill -KILL NATS, send prompts, start NATS again, send others", causes=[7, 14])
+def test_lost_events_are_recovered(own: Deployment, traces: Traces, measure, evidence):
+    """Events that were lost while NATS was away are recovered with the next one that the worker publishes."""
+    size = traces.block_size
+    assert own.nats is not None
+    lost = traces.tokens(BLOCKS * size + 1)
+    own.nats.kill()
+    try:
+        first = send(own, lost, size)
+        unknown = send(own, lost, size, pinned_to=first.worker)
+    finally:
+        own.nats.start(Deadline(READY_WITHIN_S, "NATS to be back"))
+    recovered = Deadline(FOLLOWS_WITHIN_S, "the router to recover events that were lost while NATS was away")
+
+    def look() -> tuple[Routed | None, object]:
+        send(own, traces.tokens(2 * size), size, pinned_to=first.worker)  # so that the worker publishes another event
+        answer = send(own, lost, size, pinned_to=first.worker)
+        return (answer if answer.predicted == BLOCKS else None), answer.told
+
+    evidence.text("while NATS was away", f"{first.told}\n{unknown.told}")
+    assert not first.error and not unknown.error, f"requests failed while NATS was away: {first.told}; {unknown.told}"
+    assert unknown.predicted == 0, f"no event was lost although NATS was away: {unknown.told}"
+    try:
+        wait_until(look, recovered, every_s=0.2)
+    except DeadlineExceeded as error:
+        raise AssertionError(f"lost events are never recovered: {error}") from None
+    measure("events_recovered_after_s", recovered.elapsed_s)
+    measure.judge()

@@ -1,0 +1,42 @@
+"""The router is the one that was declared, its index is fed, and all workers speak of the same blocks."""
+
+import pytest
+
+from fixtures.clients import prometheus
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.traces import Traces
+from tests_by_module.module_06_kv_aware_routing.routing import BLOCK_SIZE, send
+
+
+@pytest.mark.check("M06-01", by_hand="curl FRONTEND/v1/completions: nvext.timing.kv_hit_rate", causes=[15])
+@pytest.mark.smoke
+def test_router_is_in_kv_mode(kv_router: Traces):
+    """The declared mode is kv, no worker's model card replaces it, and the router predicts hits for a request."""
+
+
+@pytest.mark.check("M06-02", by_hand="send a long prompt twice: kv_hit_rate > 0", causes=[1, 2, 3, 9])
+def test_router_knows_what_a_worker_has_just_stored(traces: Traces):
+    """A prompt sent again to the worker that served it is predicted to hit all its full blocks."""
+
+
+@pytest.mark.check("M06-03", by_hand="etcdctl get --prefix v1/mdc/ | grep kv_cache_block_size", causes=[3, 4, 10])
+def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces: Traces, evidence):
+    """Every worker registers the block size that the router reckons with, and is given requests."""
+    workers = deployment.registered_workers()
+    sizes = {worker.hex_id: (worker.card or {}).get("kv_cache_block_size") for worker in workers}
+    reckoned = prometheus.scrape(f"{deployment.reach(deployment.frontend_url)}/metrics", only=BLOCK_SIZE)
+    routers = reckoned.series(BLOCK_SIZE, model=deployment.settings.model_name)
+    assert routers, f"the frontend tells no {BLOCK_SIZE} of {deployment.settings.model_name}"
+    answers = {
+        w.hex_id: send(deployment, traces.tokens(100), traces.block_size, pinned_to=w.instance_id) for w in workers
+    }
+    evidence.table(
+        "block sizes",
+        ["worker", "block size", "the router's", "asked by name"],
+        [[name, size, routers[0], answers[name].told] for name, size in sizes.items()],
+    )
+    assert set(sizes.values()) == {routers[0]}, (
+        f"the router reckons with a block size of {routers[0]:g}, the workers register {sizes}"
+    )
+    refused = {name: answer.error for name, answer in answers.items() if answer.error}
+    assert not refused, f"workers are registered but get no request: {refused}"

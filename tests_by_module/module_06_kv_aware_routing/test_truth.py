@@ -1,0 +1,122 @@
+"""The routing-truth triangle: events published and applied, hits predicted and reused, KV routing and its control."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.traces import round_robin_hits
+from fixtures.outcomes import CouldNotLook
+from tests_by_module.module_06_kv_aware_routing.conftest import Replays
+from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
+
+WITH_PREFIXES = ("shared-system-prompt", "conversations", "growing-prefix", "block-boundaries", "mooncake-format")
+WITHOUT = ("unique-prompts", "shorter-than-a-block")
+
+
+@pytest.mark.check("M06-04", by_hand="nats sub 'namespace.NS.>'; curl FRONTEND/metrics | grep kv_cache_events_applied")
+def test_events_published_are_the_events_applied(replays: Replays, evidence):
+    """Over all traces the router applies every KV event that the workers published, and no other; none is refused."""
+    if replays.published is None:
+        raise CouldNotLook("KV events can be counted on the wire only where they go over NATS (dynamo_event_plane)")
+    published = Counter(event.kind for event in replays.published)
+    applied = {kind: count for (kind, status), count in replays.applied.items() if status == "ok"}
+    refused = {f"{kind} {status}": count for (kind, status), count in replays.applied.items() if status != "ok"}
+    evidence.table(
+        "events",
+        ["kind", "published", "applied"],
+        [[kind, published[kind], applied.get(kind, 0)] for kind in sorted({*published, *applied})],
+    )
+    assert published["stored"], "no KV event was published while the traces were sent: nothing to compare"
+    assert not refused, f"the router could not apply events: {refused}"
+    assert applied == dict(published), (
+        f"workers published {dict(published)}, the router applied {applied}: more means that it follows its own "
+        "guesses (--no-router-kv-events), fewer that events are lost"
+    )
+
+
+@pytest.mark.check("M06-05", by_hand="compare kv_hit_rate with usage.prompt_tokens_details.cached_tokens", causes=[2, 9])
+@pytest.mark.parametrize("name", [*WITH_PREFIXES, *WITHOUT])
+def test_workers_reuse_what_the_router_predicts(name: str, replays: Replays, evidence):
+    """For every request the worker reuses exactly the blocks that the router predicted on it."""
+    done = replays.by_name[name]
+    evidence.table(name, HEADERS, done.rows())
+    assert not done.failures, f"{len(done.failures)} requests failed: {done.failures[0]}"
+    wrong = disagreements(done.routed, done.block_size)
+    assert not wrong, f"of {len(done.routed)} requests {len(wrong)} reused other blocks than predicted: {wrong[0]}"
+
+
+@pytest.mark.check("M06-06", by_hand="send a trace in order, add up cached_tokens", causes=[1, 2, 8])
+@pytest.mark.parametrize("name", WITH_PREFIXES)
+def test_prefixes_hit_as_computed_beforehand(name: str, replays: Replays, measure):
+    """Every request hits the blocks that the trace says, request by request: the best worker is always taken."""
+    done = replays.by_name[name]
+    measure("hit_rate_expected", done.rate(done.expected_tokens), n=len(done.routed))
+    measure("hit_rate_predicted", done.rate(done.predicted_tokens), n=len(done.routed))
+    measure("hit_rate_reused", done.rate(done.reused), n=len(done.routed))
+    wrong = [
+        f"request {number}: {hit} blocks expected, {each.told}"
+        for number, (hit, tokens, each) in enumerate(
+            zip(done.expected, done.expected_tokens, done.routed, strict=True), 1
+        )
+        if (each.predicted, each.reused) != (hit, tokens)
+    ]
+    assert not wrong, f"{len(wrong)} of {len(done.routed)} requests did not hit as the trace says: {wrong[0]}"
+
+
+@pytest.mark.check("M06-07", by_hand="send prompts that have no block in common: kv_hit_rate is 0", causes=[6])
+@pytest.mark.parametrize("name", WITHOUT)
+def test_nothing_in_common_never_hits(name: str, replays: Replays):
+    """Prompts without a common block, and prompts too short to fill one, are neither predicted to hit nor reused."""
+    done = replays.by_name[name]
+    looked = [each for each in done.routed if each.predicted is not None]
+    assert len(looked) == len(done.routed), f"the router looked up {len(looked)} of {len(done.routed)} prompts"
+    hits = [each.told for each in looked if each.predicted or each.reused]
+    assert not hits, f"{len(hits)} prompts with nothing in common hit the cache: {hits[0]}"
+
+
+@pytest.mark.check("M06-08", by_hand="the same trace with --router-mode round-robin", causes=[1, 5, 9])
+@pytest.mark.needs("managed")
+def test_kv_routing_saves_what_round_robin_computes_again(replays: Replays, control: Deployment, measure, evidence):
+    """Beside a round-robin control KV routing saves as many prompt tokens more as the traces say beforehand."""
+    rows, saved, promised = [], 0, 0
+    for name in WITH_PREFIXES:
+        done = replays.by_name[name]
+        size = done.block_size
+        beside = replay(control, done.trace, size, round_robin_hits(done.trace, size, workers=2), follow=False)
+        assert not beside.failures, f"the control failed: {beside.failures[0]}"
+        assert beside.reused == beside.expected_tokens, (
+            f"the control is none: round robin reused {sum(beside.reused)} tokens of {name}, "
+            f"two workers that take turns reuse {sum(beside.expected_tokens)}"
+        )
+        rows.append(
+            [
+                name,
+                len(done.routed),
+                done.trace.prompt_tokens,
+                *(done.rate(each) for each in (done.expected_tokens, done.predicted_tokens, done.reused)),
+                beside.rate(beside.reused),
+                sum(done.reused) - sum(beside.reused),
+            ]
+        )
+        saved += sum(done.reused) - sum(beside.reused)
+        promised += sum(done.expected_tokens) - sum(beside.expected_tokens)
+    evidence.table(
+        "hit rates in % of the prompt tokens",
+        [
+            "trace",
+            "requests",
+            "prompt tokens",
+            "predicted from the trace",
+            "applied by the router",
+            "reused by workers",
+            "round-robin control",
+            "tokens saved",
+        ],
+        rows,
+    )
+    measure("tokens_saved_of_promised", 100 * saved / promised if promised else math.nan, n=len(rows))
+    measure.judge()
+
+
