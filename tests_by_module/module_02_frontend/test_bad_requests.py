@@ -115,7 +115,7 @@ def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: Inferenc
 @pytest.mark.check("M02-21", by_hand="send a header with content-length and then nothing; meanwhile ask for something")
 @pytest.mark.needs("managed")
 def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
-    """While the bodies of 16 requests don't come to an end another request is served, and one that comes slowly, too."""
+    """While 16 bodies don't come to their end another request is served, and one that comes slowly, too."""
     over = Event()
     body = httpx.Request("POST", endpoint.url, json=good_chat(endpoint.model)).content
     headers = {**JSON, "content-length": str(len(body))}
@@ -141,12 +141,12 @@ def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
         stack.callback(over.set)
         waiting = [pool.submit(post, stalled()) for _ in range(STALLED)]
         answer = complete(endpoint, "meanwhile", max_tokens=2, timeout_s=10)
+        assert answer.ok, f"while {STALLED} bodies stalled another request got: {answer.describe()}"
         slowly = post(slow())
         early = [each.result() for each in waiting if each.done()]
         over.set()
         late = [each.result() for each in waiting]
     assert not early, f"{len(early)} stalled requests were answered before their bodies were there: {early}"
-    assert answer.ok, f"while {STALLED} bodies stalled another request got: {answer.describe()}"
     measure("answered_beside_stalled_bodies_s", answer.duration_s)
     assert slowly == 200, f"a body that came in {PIECES} pieces was answered with {slowly}"
     assert late == [200] * STALLED, f"the stalled requests, completed at last, were answered with {late}"

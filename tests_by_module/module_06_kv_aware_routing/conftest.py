@@ -1,12 +1,11 @@
-"""Fixtures of module 06, and the two things that all its checks stand on: a KV router, and an index that is fed."""
+"""Fixtures of module 06, and what all its checks stand on: a KV router, one block size, an index that is fed."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 
-from fixtures.clients.kv_events import KvEvent, kv_events
+from fixtures.clients.kv_events import KvEvent
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from fixtures.load.traces import Trace, Traces, expected_hits
@@ -17,11 +16,12 @@ from tests_by_module.module_06_kv_aware_routing.routing import (
     Replay,
     block_size_of,
     events_applied,
+    listening,
     replay,
     send,
 )
 
-KV_ROUTER_CHECK, INDEX_CHECK = "M06-01", "M06-02"
+KV_ROUTER_CHECK, INDEX_CHECK, BLOCK_SIZE_CHECK = "M06-01", "M06-02", "M06-03"
 WARM_BLOCKS = 5
 
 
@@ -55,7 +55,8 @@ def kv_router(run: Run, deployment: Deployment, inventory: Inventory) -> Traces:
     if first.error or first.predicted is None:
         raise BringUpFailed(
             KV_ROUTER_CHECK,
-            first.error or "kv is declared, but the router makes no prediction of hits (nvext.timing.kv_hit_rate is "
+            first.error
+            or "kv is declared, but the router makes no prediction of hits (nvext.timing.kv_hit_rate is "
             "absent), as in round-robin mode: look at the frontend's --router-mode and DYN_ROUTER_MODE",
         )
     return traces
@@ -64,11 +65,16 @@ def kv_router(run: Run, deployment: Deployment, inventory: Inventory) -> Traces:
 @pytest.fixture(scope="package")
 def traces(kv_router: Traces, deployment: Deployment) -> Traces:
     """Traces for a router that was seen to know what a worker has just stored. Raises BringUpFailed with the cause."""
+    sizes = {w.hex_id: w.card["kv_cache_block_size"] for w in deployment.registered_workers() if w.card}
+    if len(set(sizes.values())) > 1:
+        raise BringUpFailed(
+            BLOCK_SIZE_CHECK,
+            f"workers register different block sizes, and the router gives requests to those of one only: {sizes}",
+        )
     size = kv_router.block_size
     prompt = kv_router.tokens(WARM_BLOCKS * size + size // 2)
-    frontend = deployment.reach(deployment.frontend_url)
-    before = events_applied(frontend)
-    index = Index(frontend)
+    before = events_applied(deployment)
+    index = Index(deployment)
     known = index.stored()
     with listening(deployment) as seen:
         first = send(deployment, prompt, size)
@@ -79,7 +85,7 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
         raise BringUpFailed(INDEX_CHECK, f"a prompt sent twice is not answered: {first.error or again.error}")
     if again.predicted == WARM_BLOCKS:
         return kv_router
-    applied = sum(events_applied(frontend).values()) - sum(before.values())
+    applied = sum(events_applied(deployment).values()) - sum(before.values())
     stored = sum(len(event.blocks) for event in events if event.kind == "stored")
     off = [w.hex_id for w in deployment.registered_workers() if not _publishes(w.card)]
     if off:
@@ -102,18 +108,10 @@ def _publishes(card: dict | None) -> bool:
     return (card or {}).get("runtime_config", {}).get("kv_event_publishing_enabled", True)
 
 
-def listening(deployment: Deployment):
-    """Listens to KV events where they go over NATS; else gives None."""
-    if deployment.settings.event_plane != "nats":
-        return nullcontext()
-    return kv_events(deployment.reach(deployment.settings.nats_url), deployment.settings.namespace)
-
-
 @pytest.fixture(scope="package")
 def replays(deployment: Deployment, traces: Traces) -> Replays:
     """Every kind of trace, sent once through the router."""
-    frontend = deployment.reach(deployment.frontend_url)
-    before = events_applied(frontend)
+    before = events_applied(deployment)
     chosen: list[Trace] = [*traces.all(), traces.unique(), traces.shorter_than_a_block()]
     with listening(deployment) as seen:
         done = {
@@ -123,14 +121,14 @@ def replays(deployment: Deployment, traces: Traces) -> Replays:
             for trace in chosen
         }
         published = seen.look() if seen else None
-    after = events_applied(frontend)
+    after = events_applied(deployment)
     applied = {what: count - before.get(what, 0) for what, count in after.items() if count != before.get(what, 0)}
     return Replays(done, published, applied)
 
 
 @pytest.fixture(scope="package")
 def control(run: Run, traces: Traces) -> Iterator[Deployment]:
-    """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is compared with."""
+    """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is held against."""
     with run.own_deployment("control", workers=2, router_mode="round-robin") as deployment:
         yield deployment
 

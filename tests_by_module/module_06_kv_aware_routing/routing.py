@@ -1,18 +1,19 @@
 """Send prompts through the router, one after the other, and keep what router and workers said of each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fixtures.clients import prometheus
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, InferenceEndpoint, complete
+from fixtures.clients.kv_events import KvEvents, kv_events
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.registry import RegisteredWorker
 from fixtures.load.traces import Tokens, Trace, reused_tokens
 from fixtures.outcomes import CouldNotLook
 
-EVENTS_APPLIED = "dynamo_component_kv_cache_events_applied_total"
 BLOCK_SIZE = "dynamo_frontend_model_kv_cache_block_size"
 # a worker's event reaches the router within milliseconds of the answer; beyond this it is taken to be lost
 FOLLOWS_WITHIN_S = 2
@@ -32,7 +33,9 @@ class Routed:
     @property
     def told(self) -> str:
         worker = f"{self.worker:x}" if self.worker is not None else "nobody"
-        told = f"{self.prompt_tokens} tokens at {worker}: predicted {self.predicted} blocks, reused {self.reused} tokens"
+        told = (
+            f"{self.prompt_tokens} tokens at {worker}: predicted {self.predicted} blocks, reused {self.reused} tokens"
+        )
         return self.error or told
 
 
@@ -122,25 +125,43 @@ def routed(answer: Answer, prompt_tokens: int, block_size: int) -> Routed:
     )
 
 
-def events_applied(frontend_url: str) -> dict[tuple[str, str], float]:
-    """What the router has done with the events that it received, by (kind of event, status)."""
-    metrics = prometheus.scrape(f"{frontend_url}/metrics", only=EVENTS_APPLIED.removesuffix("_total"))
+def events_applied(deployment: Deployment, frontend_url: str | None = None) -> dict[tuple[str, str], float]:
+    """What the router (of the frontend at `frontend_url`) has done with events it received, by (kind, status)."""
+    wanted = deployment.settings.dialect.metrics.kv_events_applied
+    url = frontend_url or deployment.reach(deployment.frontend_url)
+    metrics = prometheus.scrape(f"{url}/metrics", only=wanted)
     return {
         (labels["event_type"], labels["status"]): value
         for name, labels, value in metrics.samples
-        if name == EVENTS_APPLIED and value
+        if name.startswith(wanted) and "event_type" in labels and value
     }
+
+
+@contextmanager
+def listening(deployment: Deployment) -> Iterator[KvEvents | None]:
+    """Listens to the workers' KV events where they go over NATS; else gives None."""
+    dialect = deployment.settings.dialect
+    if deployment.settings.event_plane != "nats":
+        yield None
+        return
+    component = dialect.worker_component["aggregated"]
+    names = {"namespace": deployment.settings.namespace, "component": component, "endpoint": dialect.worker_endpoint}
+    subject = dialect.events.subjects["kv-events"].format(**names)
+    with kv_events(deployment.reach(deployment.settings.nats_url), subject) as seen:
+        yield seen
 
 
 class Index:
     """Follows the router's index: a prompt whose blocks are new is known to it when one more event was applied."""
 
-    def __init__(self, frontend_url: str) -> None:
+    def __init__(self, deployment: Deployment, frontend_url: str | None = None) -> None:
+        self.deployment = deployment
         self.frontend_url = frontend_url
         self.late = False  # once an event did not come, waiting for others would only take long
 
     def stored(self) -> float:
-        return sum(value for (kind, _), value in events_applied(self.frontend_url).items() if kind == "stored")
+        applied = events_applied(self.deployment, self.frontend_url)
+        return sum(value for (kind, _), value in applied.items() if kind == "stored")
 
     def wait_beyond(self, before: float) -> None:
         """Until an event more than `before` was applied. Whether one was is for checks to judge, not for this."""
@@ -155,7 +176,7 @@ class Index:
 
 def replay(deployment: Deployment, trace: Trace, block_size: int, expected: Sequence[int], *, follow: bool) -> Replay:
     """Send a trace, a request when the one before is answered and, with `follow`, known to the router's index."""
-    index = Index(deployment.reach(deployment.frontend_url))
+    index = Index(deployment)
     sent = []
     for prompt, hit in zip(trace.prompts, expected, strict=True):
         news = follow and len(prompt) // block_size > hit

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fixtures.clients.kv_events import kv_events
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Tokens, Traces
+from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, send
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send
 
 BLOCKS = 5
 SETTINGS = {
@@ -105,9 +105,7 @@ def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: 
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     first = send(deployment, prompt, size, cache_salt="one")
-    again, other = (
-        send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two")
-    )
+    again, other = (send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two"))
     assert again.reused, f"the same salt reuses nothing, so another proves nothing: {again.told}"
     assert not other.reused, f"a prompt with another salt reused somebody else's blocks: {other.told}"
 
@@ -119,8 +117,9 @@ def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence):
     """The same prompt has the same block hashes on every worker: they hash with the same seed."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
-    settings = deployment.settings
-    with kv_events(deployment.reach(settings.nats_url), settings.namespace) as seen:
+    with listening(deployment) as seen:
+        if seen is None:
+            raise CouldNotLook("block hashes can be read only where events go over NATS (dynamo_event_plane)")
         for worker in deployment.registered_workers():
             done = send(deployment, prompt, size, pinned_to=worker.instance_id)
             assert not done.error, f"{worker.hex_id}: {done.error}"

@@ -36,7 +36,9 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence):
     )
 
 
-@pytest.mark.check("M06-05", by_hand="compare kv_hit_rate with usage.prompt_tokens_details.cached_tokens", causes=[2, 9])
+@pytest.mark.check(
+    "M06-05", by_hand="compare kv_hit_rate with usage.prompt_tokens_details.cached_tokens", causes=[2, 9]
+)
 @pytest.mark.parametrize("name", [*WITH_PREFIXES, *WITHOUT])
 def test_workers_reuse_what_the_router_predicts(name: str, replays: Replays, evidence):
     """For every request the worker reuses exactly the blocks that the router predicted on it."""
@@ -118,5 +120,3 @@ def test_kv_routing_saves_what_round_robin_computes_again(replays: Replays, cont
     )
     measure("tokens_saved_of_promised", 100 * saved / promised if promised else math.nan, n=len(rows))
     measure.judge()
-
-

@@ -1,0 +1,1 @@
+"""Module 05: NATS and the messages that Dynamo sends through it."""

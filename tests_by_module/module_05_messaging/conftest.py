@@ -1,0 +1,68 @@
+"""Fixtures of module 05."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.clients.nats import Message, connected
+from fixtures.clients.nats import Nats as Client
+from fixtures.deadline import Deadline
+from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import Inventory
+from fixtures.run import Run
+from fixtures.services.control_plane import Nats
+from tests_by_module.module_05_messaging.events import (
+    Asked,
+    KvEvent,
+    ask,
+    subject_of,
+    unique_prompt,
+    wait_for_blocks,
+)
+
+STARTS_WITHIN_S = 30
+# so little that a subscriber which does not read is noticed after some MB
+SLOW_CONSUMER_LIMITS = 'max_pending: 1MB\nwrite_deadline: "1s"\n'
+SENTENCES = (8, 20, 40)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a known load was seen to publish: requests, every message meanwhile, and the KV events among them."""
+
+    asked: list[Asked]
+    messages: list[Message]
+    events: list[KvEvent]
+    block_sizes: dict[int, int]
+
+
+@pytest.fixture(scope="package")
+def own_nats(run: Run, inventory: Inventory) -> Iterator[Nats]:
+    """A NATS server of the module's own, as Dynamo's is started, to be treated roughly."""
+    equipment = run.equipment()[inventory.with_role("nats")[0].name]
+    server = Nats("module-05-nats", equipment.node, equipment.nats_binary, config=SLOW_CONSUMER_LIMITS)
+    server = run.sabotage.own_nats(server)
+    server.start(Deadline(STARTS_WITHIN_S, "a NATS server of the module's own"))
+    yield server
+    server.stop(Deadline(STARTS_WITHIN_S, f"{server.name} to end"))
+
+
+@pytest.fixture
+def client(own_nats: Nats) -> Iterator[Client]:
+    """A client of the module's own server."""
+    with connected(own_nats.node.reach(own_nats.url)) as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def published(deployment: Deployment) -> Published:
+    """Requests of several lengths, none like another, to the shared deployment, with everything on NATS captured."""
+    sizes = {
+        each.instance_id: each.card["kv_cache_block_size"] for each in deployment.registered_workers() if each.card
+    }
+    with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(">") as messages:
+        asked = [ask(deployment, unique_prompt(sentences)) for sentences in SENTENCES]
+        blocks = sum((each.tokens - 1) // sizes[each.worker_id] for each in asked)
+        events = wait_for_blocks(client, messages, subject_of(deployment, "kv-events"), blocks)
+        return Published(asked, list(messages), events, sizes)

@@ -1,0 +1,112 @@
+"""KV events that are kept in JetStream, as Dynamo 1.0 to 1.3 can: with a second runtime, beside the one under test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.clients.nats import connected
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.dynamo_versions import dialect
+from fixtures.run import Run
+from tests_by_module.module_05_messaging.events import Asked, ask, blocks_expected, chains, decode, unique_prompt
+
+pytestmark = pytest.mark.needs("managed", "jetstream_runtime")
+
+CONSUMED_WITHIN_S = 10
+
+
+@dataclass
+class Durable:
+    """A deployment of the older Dynamo, the stream of its KV events, and a request whose blocks are in it."""
+
+    deployment: Deployment
+    stream: str
+    asked: Asked
+
+
+@pytest.fixture(scope="module")
+def durable(run: Run) -> Iterator[Durable]:
+    runtime = run.inventory.cluster.dynamo_jetstream_runtime
+    version = run.inventory.runtime(runtime).packages["ai-dynamo"]
+    asked_for = dialect(version).events.durable
+    assert asked_for is not None, f"dynamo_jetstream_runtime: ai-dynamo {version} keeps no KV events in JetStream"
+    arguments = {"worker_args": asked_for.worker_args, "frontend_args": asked_for.frontend_args}
+    with run.own_deployment(
+        "durable", runtime=runtime, event_plane="nats", router_mode="kv", sabotage=run.sabotage, **arguments
+    ) as deployment:
+        settings = deployment.settings
+        stream = asked_for.stream_of(settings.namespace, settings.dialect.worker_component["aggregated"])
+        yield Durable(deployment, stream, ask(deployment, unique_prompt(30)))
+
+
+@pytest.mark.check("M05-16", by_hand="nats stream info STREAM; nats stream view STREAM", causes=[1, 11])
+def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
+    """The workers' KV events are kept in a stream of their own, on disk, and match the prompt that was sent."""
+    deployment, request = durable.deployment, durable.asked
+    size = deployment.registered_workers()[0].card["kv_cache_block_size"]
+    expected = blocks_expected(request.tokens, size)
+    with connected(deployment.reach(deployment.settings.nats_url)) as client:
+        streams = {each.config.name: each for each in client.streams()}
+        assert durable.stream in streams, f"there is no stream {durable.stream}; there are {list(streams) or 'none'}"
+
+        def look() -> tuple[list[int] | None, object]:
+            events = [event for message in client.stored(durable.stream) for event in decode(message.data)]
+            lengths = [len(chain) for chain in chains(events, request.worker_id)]
+            return (lengths if expected & set(lengths) else None), f"chains of {lengths or 'no'} stored blocks"
+
+        try:
+            lengths = wait_until(look, Deadline(CONSUMED_WITHIN_S, f"a chain of {max(expected)} blocks in the stream"))
+        except DeadlineExceeded as error:
+            raise AssertionError(f"{request.tokens} tokens were answered; {error}") from None
+    stream = streams[durable.stream]
+    storage, subjects = stream.config.storage, ", ".join(stream.config.subjects or [])
+    evidence.text("stream", f"{durable.stream}\nsubjects {subjects}\nstorage {storage}\nchains {lengths}\n")
+    assert storage == "file", f"the stream {durable.stream} is kept in {storage}: a restart of NATS would lose it"
+
+
+@pytest.mark.check("M05-17", by_hand="nats consumer report STREAM", causes=[11])
+def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
+    """The frontend's router is a durable consumer of the stream and acknowledges everything in it."""
+    deployment = durable.deployment
+    with connected(deployment.reach(deployment.settings.nats_url)) as client:
+        stored = client.stored(durable.stream)
+        assert stored, f"nothing is stored in {durable.stream}: there is nothing to consume"
+
+        def look() -> tuple[list | None, object]:
+            consumers = client.consumers(durable.stream)
+            behind = [each.num_pending + each.num_ack_pending for each in consumers]
+            return (consumers if consumers and not any(behind) else None), (
+                f"{len(consumers)} consumers, {sum(behind)} messages not consumed or not acknowledged"
+            )
+
+        try:
+            consumers = wait_until(look, Deadline(CONSUMED_WITHIN_S, f"a consumer to be done with {durable.stream}"))
+        except DeadlineExceeded as error:
+            raise AssertionError(str(error)) from None
+    rows = [[each.name, each.config.durable_name, each.delivered.stream_seq, each.num_pending] for each in consumers]
+    evidence.table("consumers", ["consumer", "durable name", "delivered up to", "pending"], rows)
+    assert all(each.config.durable_name for each in consumers), f"not durable: {rows}"
+
+
+@pytest.mark.check("M05-18", by_hand="kill -KILL frontend, start it again, send the same prompt", causes=[8])
+def test_durable_kv_events_are_replayed_to_a_restarted_router(durable: Durable, measure):
+    """A router that was killed and started again reads the stream from its beginning: an earlier prompt is a hit."""
+    deployment = durable.deployment
+    before = ask(deployment, durable.asked.prompt, max_tokens=2)
+    measure("kv_hit_rate_before", _hit_rate(before))
+    deployment.frontend.kill()
+    back = Deadline(READY_WITHIN_S, "the frontend to serve again")
+    deployment.frontend.start(back)
+    deployment.wait_until_serving(back)
+    measure("served_again_s", back.elapsed_s)
+    after = ask(deployment, durable.asked.prompt, max_tokens=2)
+    measure("kv_hit_rate_after_restart", _hit_rate(after))
+    measure.judge()
+
+
+def _hit_rate(asked: Asked) -> float | None:
+    """What the router reckoned with, as a share of the prompt's blocks."""
+    timings = [(part.get("nvext") or {}).get("timing") or {} for part in asked.answer.parts]
+    return next((timing["kv_hit_rate"] for timing in timings if "kv_hit_rate" in timing), None)

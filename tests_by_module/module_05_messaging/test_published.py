@@ -1,0 +1,170 @@
+"""What Dynamo publishes over NATS while a known load runs."""
+
+from collections import Counter
+
+import pytest
+
+from fixtures.clients.nats import connected
+from fixtures.deployments.deployment import Deployment
+from fixtures.run import Run
+from tests_by_module.module_05_messaging.events import (
+    KvEvent,
+    ask,
+    blocks_expected,
+    chains,
+    subject_of,
+    unique_prompt,
+    wait_for_blocks,
+)
+
+# these come with every load; the others of a version depend on the number of frontends and their router
+ALWAYS = ("kv-events", "kv_metrics", "forward-pass-metrics")
+SMALL_CACHE_BLOCKS = 48
+
+
+@pytest.mark.check("M05-07", by_hand="nats sub '>'", causes=[1, 12])
+@pytest.mark.smoke
+def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published, evidence):
+    """On the event plane nats a load is seen on the subjects of this version and on no others; on zmq on none."""
+    settings = deployment.settings
+    known = {subject_of(deployment, topic): topic for topic in settings.dialect.events.subjects}
+    counts = Counter(each.subject for each in published.messages)
+    sizes = Counter({subject: 0 for subject in counts})
+    for each in published.messages:
+        sizes[each.subject] += len(each.data)
+    requests = settings.dialect.events.request_subject.partition("-")[0].format(
+        namespace=settings.namespace,
+        component=settings.dialect.worker_component["aggregated"],
+        endpoint=settings.dialect.worker_endpoint,
+    )
+    mine = {s for s in counts if settings.namespace in s.split(".") or s.startswith(requests)}
+    rows = [[known.get(s, "request" if s.startswith(requests) else "other"), s, counts[s], sizes[s]] for s in counts]
+    rows += [[topic, subject, 0, 0] for subject, topic in known.items() if subject not in counts]
+    evidence.table("subjects", ["topic", "subject", "messages", "bytes"], sorted(rows))
+    on_nats = settings.event_plane == "nats"
+    expected = {subject for subject, topic in known.items() if on_nats and topic in ALWAYS}
+    allowed = {s for s in mine if (on_nats and s in known) or (settings.request_plane == "nats" and s not in known)}
+    wrong = [f"nothing was published as {known[s]} on {s}" for s in sorted(expected - mine)]
+    wrong += [f"unknown to this version on this plane: {s} ({counts[s]} messages)" for s in sorted(mine - allowed)]
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M05-08", by_hand="curl MONITOR/jsz?streams=true", causes=[11])
+def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, published, evidence):
+    """A version without durable KV events leaves no stream behind, which nobody would ever empty."""
+    namespace = deployment.settings.namespace
+    assert published.asked, "no load: nothing could have been kept"
+    with connected(deployment.reach(deployment.settings.nats_url)) as client:
+        streams = client.streams()
+    evidence.table("streams", ["stream", "subjects", "messages"], [
+        [each.config.name, " ".join(each.config.subjects or []), each.state.messages] for each in streams
+    ])  # fmt: skip
+    names = {namespace.lower(), namespace.lower().replace("_", "-")}
+    mine = [each for each in streams if any(n in f"{each.config.name} {each.config.subjects}".lower() for n in names)]
+    told = [f"{each.config.name} ({each.state.messages} messages, {each.state.bytes} bytes)" for each in mine]
+    assert not mine, f"a stream of this deployment is in JetStream, and this version consumes none: {'; '.join(told)}"
+
+
+@pytest.mark.check("M05-09", by_hand="nats sub 'namespace.*.component.*.endpoint.*.kv-events'", causes=[1, 3, 14])
+def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence):
+    """Each request's blocks are published as stored, as many as its tokens fill, chained from its first on."""
+    rows, wrong = [], []
+    for request in published.asked:
+        size = published.block_sizes[request.worker_id]
+        expected = blocks_expected(request.tokens, size)
+        lengths = [len(chain) for chain in chains(published.events, request.worker_id)]
+        rows.append([f"{request.worker_id:x}", request.tokens, size, max(expected), str(lengths)])
+        if not expected & set(lengths):
+            wrong.append(
+                f"a request of {request.tokens} tokens fills {max(expected)} blocks of {size}; "
+                f"worker {request.worker_id:x} published chains of {lengths or 'no'} stored blocks"
+            )
+    evidence.table("stored", ["worker", "tokens", "block size", "blocks", "chains published"], rows)
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M05-10", by_hand="nats sub 'namespace.*.component.*.endpoint.*.kv-events'", causes=[7, 14])
+def test_kv_events_are_numbered_without_gaps(published):
+    """Each publisher numbers its messages one by one: none was lost on the way, none came twice."""
+    numbers: dict[int, list[int]] = {}
+    for event in published.events:
+        if event.publisher is not None and event.sequence is not None:
+            numbers.setdefault(event.publisher, []).append(event.sequence)
+    assert numbers, "no numbered KV event was seen: nothing can be said of gaps"
+    wrong = [
+        f"publisher {publisher:x} sent {seen}: {_odd(seen)}"
+        for publisher, seen in numbers.items()
+        if seen != list(range(seen[0], seen[0] + len(seen)))
+    ]
+    assert not wrong, "; ".join(wrong)
+
+
+def _odd(seen: list[int]) -> str:
+    if len(set(seen)) < len(seen):
+        return "a message came twice"
+    return "a message is missing" if seen == sorted(seen) else "out of order"
+
+
+@pytest.fixture(scope="module")
+def small_caches(run: Run):
+    """Two workers with small caches, asked in turn: each of the first two prompts twice, so once on each worker."""
+    sizes = ("--num-gpu-blocks-override", str(SMALL_CACHE_BLOCKS), "--speedup-ratio", "1000")
+    with run.own_deployment(
+        "caches", workers=2, router_mode="round-robin", worker_args=sizes, sabotage=run.sabotage
+    ) as deployment:
+        size = deployment.registered_workers()[0].card["kv_cache_block_size"]
+        subject = subject_of(deployment, "kv-events")
+        with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(subject) as messages:
+            twice = [ask(deployment, prompt) for prompt in (unique_prompt(20), unique_prompt(30)) for _ in range(2)]
+            blocks = sum((each.tokens - 1) // size for each in twice)
+            first = wait_for_blocks(client, messages, subject, blocks)
+            asked = [ask(deployment, unique_prompt(40), max_tokens=2) for _ in range(10)]
+            blocks += sum((each.tokens - 1) // size for each in asked)
+            return twice, first, wait_for_blocks(client, messages, subject, blocks), size
+
+
+@pytest.mark.check("M05-11", by_hand="ask both workers the same; compare block_hash in their KV events", causes=[4, 5])
+@pytest.mark.needs("managed")
+def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, evidence):
+    """Two workers that were given one prompt publish the same block hashes for it: a router can tell that it is one."""
+    twice, events, _, size = small_caches
+    wrong = []
+    for one, other in (twice[:2], twice[2:]):
+        assert one.worker_id != other.worker_id, "both requests went to one worker: nothing to compare"
+        whole = one.answer.usage["prompt_tokens"] // size
+        prefixes = [
+            {tuple(chain[:whole]) for chain in chains(events, each.worker_id) if len(chain) >= whole}
+            for each in (one, other)
+        ]
+        evidence.text(f"{whole} blocks", "\n".join(str(each) for each in prefixes))
+        if not all(prefixes):
+            wrong.append(f"no chain of {whole} blocks of {size} was published by both workers")
+        elif not prefixes[0] & prefixes[1]:
+            wrong.append(f"the hashes of {whole} equal blocks differ between the workers")
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M05-12", by_hand="--num-gpu-blocks-override 48; nats sub '>'; look for removed", causes=[7, 21])
+@pytest.mark.needs("managed")
+def test_what_a_full_cache_drops_is_published_as_removed(small_caches, measure):
+    """A worker with more prefixes than blocks publishes what it drops, drops only what it had, and never overfills."""
+    _, _, events, _ = small_caches
+    held: dict[int, set[int]] = {}
+    removed, strange, most = 0, 0, 0
+    for event in _in_order(events):
+        mine = held.setdefault(event.worker_id, set())
+        if event.kind == "stored":
+            mine |= set(event.blocks)
+        elif event.kind == "removed":
+            removed += len(event.blocks)
+            strange += len(set(event.blocks) - mine)
+            mine -= set(event.blocks)
+        most = max(most, len(mine))
+    measure("removed_blocks", removed)
+    measure("removed_and_never_stored_blocks", strange)
+    measure("most_blocks_held_by_events", most)
+    measure.judge()
+
+
+def _in_order(events: list[KvEvent]) -> list[KvEvent]:
+    return sorted(events, key=lambda event: (event.worker_id, event.event_id))
