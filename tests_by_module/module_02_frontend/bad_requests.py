@@ -88,6 +88,12 @@ def expected_errors(version: str) -> ExpectedErrors:
     return ExpectedErrors.model_validate(for_version("expected_errors.yaml", version))
 
 
+def plain_client(url: str, timeout_s: float) -> httpx.Client:
+    """A client with a connection for each request: a server may close one whose last body it did not read."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
+
+
 def send(client: httpx.Client, asked: BadRequest, model: str) -> Reply:
     try:
         answer = client.request(

@@ -9,7 +9,7 @@ import pytest
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
-from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, expected_errors
+from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, expected_errors, plain_client
 
 ANSWERED_WITHIN_S = 30
 
@@ -23,7 +23,7 @@ def endpoint(deployment: Deployment) -> InferenceEndpoint:
 @pytest.fixture(scope="package")
 def http(endpoint: InferenceEndpoint) -> Iterator[httpx.Client]:
     """A plain client of the frontend, for what an SDK hides."""
-    with httpx.Client(base_url=endpoint.url, timeout=ANSWERED_WITHIN_S, trust_env=False) as client:
+    with plain_client(endpoint.url, ANSWERED_WITHIN_S) as client:
         yield client
 
 

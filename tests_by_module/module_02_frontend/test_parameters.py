@@ -13,7 +13,6 @@ COMMON, VOWELS = "e", ["a", "e", "i", "o", "u"]
 # texts: among so many some have two vowels in one token
 STOPPED = 64
 MANY_TOKENS = 64
-real_engine = pytest.mark.needs("real_engine", role="worker")
 TOOL = {
     "type": "function",
     "function": {
@@ -62,7 +61,7 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
 @pytest.mark.known_defect(
     issue="dynamo PR#14848",
     versions=">=1.6,<1.7",
-    reason="of several stop sequences in one piece of text the first of the list ends it, and not the earliest in the text",
+    reason="of several stop sequences in one token's text the first of the list ends it, not the earliest of the text",
 )
 def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEndpoint):
     """With several stop sequences the text ends before the earliest of them."""
@@ -88,7 +87,7 @@ def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
 
 
 @pytest.mark.check("M02-11", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"n\": 3}'")
-@real_engine
+@pytest.mark.needs("real_engine", role="worker")
 def test_n_choices_are_given(endpoint: InferenceEndpoint):
     """With n = 3 a chat has three choices."""
     answer = complete(endpoint, MESSAGES, max_tokens=8, n=3, temperature=1)
@@ -98,7 +97,7 @@ def test_n_choices_are_given(endpoint: InferenceEndpoint):
 
 
 @pytest.mark.check("M02-12", by_hand="send the same request with the same and with other seeds")
-@real_engine
+@pytest.mark.needs("real_engine", role="worker")
 def test_seed_decides_the_text(endpoint: InferenceEndpoint):
     """The same seed gives the same text, and three other seeds don't all give that text as well."""
     sent = [complete(endpoint, MESSAGES, max_tokens=24, temperature=1, seed=seed) for seed in (1, 1, 2, 3, 4)]
@@ -111,7 +110,7 @@ def test_seed_decides_the_text(endpoint: InferenceEndpoint):
 
 
 @pytest.mark.check("M02-13", by_hand="send the same request at temperature 0 with and without stream", causes=[61])
-@real_engine
+@pytest.mark.needs("real_engine", role="worker")
 def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
     """At temperature 0 the streamed text is the whole text."""
     whole, streamed = (send(endpoint, MESSAGES, max_tokens=32, temperature=0) for send in (complete, stream))
@@ -123,7 +122,7 @@ def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
 @pytest.mark.check(
     "M02-14", by_hand='curl FRONTEND/v1/chat/completions -d \'{…, "logprobs": true, "top_logprobs": 3}\''
 )
-@real_engine
+@pytest.mark.needs("real_engine", role="worker")
 def test_logprobs_are_given(endpoint: InferenceEndpoint):
     """Each token has its log probability, no greater than 0, and three alternatives, the best of them first."""
     answer = complete(endpoint, MESSAGES, max_tokens=8, temperature=0, ignore_eos=True, logprobs=True, top_logprobs=3)
@@ -136,7 +135,7 @@ def test_logprobs_are_given(endpoint: InferenceEndpoint):
 
 
 @pytest.mark.check("M02-15", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"response_format\": {…}}'")
-@real_engine
+@pytest.mark.needs("real_engine", role="worker")
 def test_response_format_is_kept(endpoint: InferenceEndpoint):
     """With a JSON schema as response format the text is JSON of that schema."""
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
@@ -150,7 +149,7 @@ def test_response_format_is_kept(endpoint: InferenceEndpoint):
 
 
 @pytest.mark.check("M02-16", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"tools\": […]}'", causes=[60, 61])
-@real_engine
+@pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_required_tool_is_called(streamed: bool, endpoint: InferenceEndpoint):
     """With tool_choice required the tool is called with arguments that are JSON, and that is the finish reason."""

@@ -95,8 +95,9 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
     elif not applied:
         why = f"workers published {len(events)} KV events, the router applied none: is it on the same event plane?"
     else:
-        about = f", as with a block size of about {len(prompt) // stored}" if stored else ""
-        why = f"workers stored {stored} blocks{about}; the block size of router and model card is {size}"
+        whole = len(prompt)
+        sizes = f", as with a block size of {whole // (stored + 1) + 1} to {whole // stored}" if stored else ""
+        why = f"workers stored {stored} blocks{sizes}; the block size of router and model card is {size}"
     raise BringUpFailed(
         INDEX_CHECK,
         f"a prompt of {WARM_BLOCKS} full blocks sent twice to one worker is predicted to hit {again.predicted} "

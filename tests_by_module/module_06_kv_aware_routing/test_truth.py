@@ -8,10 +8,12 @@ import pytest
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import round_robin_hits
 from fixtures.outcomes import CouldNotLook
+from tests_by_module.module_06_kv_aware_routing.chart import grouped_bars
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
 from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
 
 WITH_PREFIXES = ("shared-system-prompt", "conversations", "growing-prefix", "block-boundaries", "mooncake-format")
+SERIES = ("predicted from the trace", "applied by the router", "reused by workers", "round-robin control")
 WITHOUT = ("unique-prompts", "shorter-than-a-block")
 
 
@@ -104,19 +106,8 @@ def test_kv_routing_saves_what_round_robin_computes_again(replays: Replays, cont
         )
         saved += sum(done.reused) - sum(beside.reused)
         promised += sum(done.expected_tokens) - sum(beside.expected_tokens)
-    evidence.table(
-        "hit rates in % of the prompt tokens",
-        [
-            "trace",
-            "requests",
-            "prompt tokens",
-            "predicted from the trace",
-            "applied by the router",
-            "reused by workers",
-            "round-robin control",
-            "tokens saved",
-        ],
-        rows,
-    )
+    title = "hit rates in % of the prompt tokens"
+    evidence.table(title, ["trace", "requests", "prompt tokens", *SERIES, "tokens saved"], rows)
+    evidence.svg(title, grouped_bars({row[0]: row[3:7] for row in rows}, SERIES, "%"))
     measure("tokens_saved_of_promised", 100 * saved / promised if promised else math.nan, n=len(rows))
     measure.judge()
