@@ -1,5 +1,7 @@
 """Clients that leave: the frontend and the workers notice, count it, and keep nothing."""
 
+import re
+
 import httpx
 import pytest
 
@@ -8,10 +10,12 @@ from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.plan import plan
 from fixtures.load.runner import LEFT, outcomes, run_load
+from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.counters import (
     CANCELLED,
     DISCONNECTED,
+    FRONTEND_IN_FLIGHT,
     OUTPUT_TOKENS,
     Snapshot,
     idle,
@@ -24,8 +28,11 @@ pytestmark = pytest.mark.needs("managed")
 MANY_TOKENS = 2000
 NOTICED_WITHIN_S = 5
 STORM = 200
-# longer than the moment until a client leaves: the first token must not come before
-LONG_PROMPT, SHORT_PROMPT = (7000, 7000), (5, 50)
+TRIES = 5
+# the frontend has a request in hand
+IN_FLIGHT = re.compile(rf"^{FRONTEND_IN_FLIGHT}{{[^}}]*}} [1-9]", re.MULTILINE)
+# about 0.4 s of the mocker's time: the first token comes after its client has left
+LONG_PROMPT, SHORT_PROMPT = (6000, 6000), (5, 50)
 
 
 def settled(deployment: Deployment, before: Snapshot, left: int) -> Snapshot:
@@ -44,29 +51,42 @@ def judge(before: Snapshot, after: Snapshot, left: int, had: str) -> None:
         assert moved == left, f"{left} clients left {had}, {name} moved by {moved:g}"
 
 
+def leave(when: str, seed: int, http: httpx.Client, endpoint: InferenceEndpoint) -> int:
+    """Send a request and leave it; returns how many were left. Raises CouldNotLook when the moment was never met."""
+    if when == "of a whole answer":
+        body = {"model": endpoint.model, "prompt": "a", "max_tokens": MANY_TOKENS, "ignore_eos": True}
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/completions", json=body, timeout=1)
+        return 1
+    early = when == "before the first token"
+    leaves = (
+        {"leave_when": lambda: bool(IN_FLIGHT.search(http.get("/metrics").text))}
+        if early
+        else {"leave_after_chunks": 3}
+    )
+    for times in range(1, TRIES + 1):
+        one = plan(seed + times, 1, LONG_PROMPT if early else SHORT_PROMPT, (MANY_TOKENS, MANY_TOKENS), **leaves)
+        (record,) = run_load(endpoint, one, concurrency=1, within_s=20)
+        assert record.outcome == LEFT, record.describe()
+        # on a busy machine the first token may be quicker than we are; all that we left must be counted
+        if not early or not record.answer.chunks:
+            return times
+    raise CouldNotLook(f"{TRIES} times the first token came before its client could leave")
+
+
 @pytest.mark.check(
     "M02-23", by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl FRONTEND/metrics", causes=[63]
 )
 @pytest.mark.parametrize("when", ["before the first token", "in the middle", "of a whole answer"])
 def test_client_that_leaves_is_noticed(
-    when: str, run: Run, deployment: Deployment, endpoint: InferenceEndpoint, measure
+    when: str, run: Run, deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, measure
 ):
     """When a client leaves its request is cancelled and counted, and frontend and worker stop working on it."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
-    if when == "of a whole answer":
-        with pytest.raises(httpx.ReadTimeout):
-            body = {"model": endpoint.model, "prompt": "a", "max_tokens": MANY_TOKENS, "ignore_eos": True}
-            httpx.post(f"{endpoint.url}/v1/completions", json=body, timeout=0.3, trust_env=False)
-    else:
-        early = when == "before the first token"
-        leave = {"leave_after_s": 0.03} if early else {"leave_after_chunks": 3}
-        one = plan(run.seed, 1, LONG_PROMPT if early else SHORT_PROMPT, (MANY_TOKENS, MANY_TOKENS), **leave)
-        (record,) = run_load(endpoint, one, concurrency=1, within_s=20)
-        assert record.outcome == LEFT, record.describe()
-        assert bool(record.answer.chunks) == (not early), f"{len(record.answer.chunks)} chunks came {when}"
-    after = settled(deployment, before, 1)
+    left = leave(when, run.seed, http, endpoint)
+    after = settled(deployment, before, left)
     measure("tokens_generated", after.count(OUTPUT_TOKENS) - before.count(OUTPUT_TOKENS))
-    judge(before, after, 1, when)
+    judge(before, after, left, when)
     measure.judge()
 
 
@@ -76,7 +96,7 @@ def test_client_that_leaves_is_noticed(
     causes=[63, 66],
 )
 def test_storm_of_disconnects_leaks_nothing(run: Run, deployment: Deployment, endpoint: InferenceEndpoint, measure):
-    """After 200 clients left at once, before the first token or in the middle, nothing is in hand and none is open."""
+    """After 200 clients left at once in the middle, all are counted, nothing is in hand, and no file is left open."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
     files = open_files(deployment)
     requests = plan(run.seed, STORM, SHORT_PROMPT, (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=2)

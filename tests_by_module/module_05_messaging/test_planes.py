@@ -20,13 +20,13 @@ REQUESTS = 4
 STREAM_TOKENS = 600
 UNDER_WAY_S = 0.5
 CLIENT_WAITS_S = 3
-BACK_WITHIN_S = 30
+BACK_WITHIN_S = 20
 
 
 @pytest.fixture(scope="module")
 def requests_over_nats(run: Run) -> Iterator[Deployment]:
     """A deployment whose requests go over NATS as well as its events."""
-    with run.own_deployment("requests", request_plane="nats", sabotage=run.sabotage) as deployment:
+    with run.own_deployment("requests", request_plane="nats", event_plane="nats", sabotage=run.sabotage) as deployment:
         yield deployment
 
 
@@ -78,11 +78,10 @@ def require_whole(streamed: Answer) -> None:
 @pytest.mark.check("M05-14", by_hand="kill -KILL nats-server during a stream; start it again", causes=[7])
 def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, evidence):
     """With requests over tcp the loss of NATS costs no request; KV events are published again when it is back."""
-    with run.own_deployment("events", request_plane="tcp") as deployment:
-        settings = deployment.settings
+    with run.own_deployment("events", request_plane="tcp", event_plane="nats") as deployment:
         subject = subject_of(deployment, "kv-events")
         streamed, without, back = lose_nats(run, deployment)
-        with connected(deployment.reach(settings.nats_url)) as client, client.capture(subject) as messages:
+        with connected(deployment.reach(deployment.nats.url)) as client, client.capture(subject) as messages:
 
             def look() -> tuple[bool | None, object]:
                 ask(deployment, unique_prompt(8), max_tokens=2)
