@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.clients.kv_events import KvEvent
 from fixtures.clients.nats import Message, connected
 from fixtures.clients.nats import Nats as Client
 from fixtures.deadline import Deadline
@@ -14,7 +15,6 @@ from fixtures.run import Run
 from fixtures.services.control_plane import Nats
 from tests_by_module.module_05_messaging.events import (
     Asked,
-    KvEvent,
     ask,
     subject_of,
     unique_prompt,

@@ -1,36 +1,17 @@
-"""KV events as they are on the wire, in every version's form, and what a load was seen to publish."""
+"""A load of known prompts, and the KV events that it was seen to publish."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
-import msgpack
-
 from fixtures.clients.inference import Answer, complete
+from fixtures.clients.kv_events import KvEvent, decode
 from fixtures.clients.nats import Message, Nats
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
-from fixtures.outcomes import CouldNotLook
 
 # events leave a worker some milliseconds after the answer has
 PUBLISHED_WITHIN_S = 5
-
-
-@dataclass(frozen=True)
-class KvEvent:
-    """What a worker says of its cache: `kind` is stored, removed or cleared, `blocks` are block hashes in order.
-
-    `publisher` and `sequence` number the messages; None where the version's form has no envelope (JetStream).
-    """
-
-    worker_id: int
-    event_id: int
-    kind: str
-    parent: int | None
-    blocks: tuple[int, ...]
-    publisher: int | None = None
-    sequence: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,29 +29,6 @@ class Asked:
     def tokens(self) -> int:
         usage = self.answer.usage or {}
         return usage["prompt_tokens"] + usage["completion_tokens"]
-
-
-def decode(data: bytes) -> list[KvEvent]:
-    """Events of one message: msgpack in an envelope, or JSON as in JetStream. Raises CouldNotLook for anything else."""
-    try:
-        if data.startswith(b"{"):
-            return [_event(json.loads(data), None, None)]
-        envelope = msgpack.unpackb(data)
-        payload = msgpack.unpackb(envelope["payload"])
-        each_one = payload if isinstance(payload, list) else [payload]
-        return [_event(each, envelope["publisher_id"], envelope["sequence"]) for each in each_one]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CouldNotLook(
-            f"a KV event is in a form that this suite does not know: {error!r} in {data[:80]!r}"
-        ) from error
-
-
-def _event(body: dict, publisher: int | None, sequence: int | None) -> KvEvent:
-    data = body["event"]["data"]
-    ((kind, told),) = data.items() if isinstance(data, dict) else [(data, {})]
-    blocks = [each["block_hash"] for each in told.get("blocks", [])] or told.get("block_hashes", [])
-    parent = told.get("parent_hash")
-    return KvEvent(body["worker_id"], body["event"]["event_id"], kind, parent, tuple(blocks), publisher, sequence)
 
 
 def ask(deployment: Deployment, prompt: str, *, max_tokens: int = 70) -> Asked:

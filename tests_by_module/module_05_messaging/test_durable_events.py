@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.clients.kv_events import decode
 from fixtures.clients.nats import connected
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.dynamo_versions import dialect
 from fixtures.run import Run
-from tests_by_module.module_05_messaging.events import Asked, ask, blocks_expected, chains, decode, unique_prompt
+from tests_by_module.module_05_messaging.events import Asked, ask, blocks_expected, chains, unique_prompt
 
 pytestmark = pytest.mark.needs("managed", "jetstream_runtime")
 

@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
+from fixtures.clients.kv_events import KvEvent
 from fixtures.clients.nats import connected
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
-    KvEvent,
     ask,
     blocks_expected,
     chains,
