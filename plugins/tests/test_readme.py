@@ -25,7 +25,7 @@ def test_track_record_is_the_catalogue():
         plant.name: [
             plant.does,
             ", ".join(plant.checks),
-            ", ".join(map(str, plant.failures)) or "–",
+            ", ".join(map(str, plant.failures)) or "–",  # noqa: RUF001
             f"`--plant {plant.name}`",
         ]
         for plant in load_plants().values()

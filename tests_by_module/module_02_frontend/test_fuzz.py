@@ -86,7 +86,7 @@ def body_of(kind: str, value: Any, path: str, model: str) -> bytes:
 @pytest.mark.check("M02-22", by_hand="send what hypothesis reports", causes=[65])
 @pytest.mark.needs("managed")
 def test_made_up_requests_break_nothing(run: Run, evidence):
-    """No made-up request to any route that takes one gives a 5xx or no answer, or ends a process."""
+    """No made-up request to any route gives a server error (501 apart) or no answer, or ends a process."""
     with run.own_deployment("fuzz", sabotage=run.sabotage.own("fuzz")) as deployment:
         before = [service.require_process().pgid for service in deployment.services]
         with plain_client(deployment.endpoint.url, ANSWERED_WITHIN_S) as http:
@@ -112,7 +112,9 @@ def test_made_up_requests_break_nothing(run: Run, evidence):
                 except httpx.TransportError as error:
                     raise AssertionError(f"POST {path} {content[:300]!r}: no answer: {error!r}") from None
                 seen[path, answer.status_code] += 1
-                assert answer.status_code < 500, (
+                # 501 is how 1.6.1 refuses fields that it knows and does not serve, in words and for what they are
+                refused = answer.status_code == 501 and "not supported" in answer.text
+                assert answer.status_code < 500 or refused, (
                     f"POST {path} {content[:300]!r}: {answer.status_code} {answer.text[:200]}"
                 )
 
