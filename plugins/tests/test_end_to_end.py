@@ -188,7 +188,7 @@ def test_a_kept_deployment_is_attached_to_undisturbed_and_taken_down(start, inve
             f"dynamo_etcd_url: {etcd_url}",
             f"dynamo_nats_url: nats://{address['nats']}",
             f"dynamo_frontend_url: http://{address['frontend']}",
-            f"dynamo_namespace: acc_{kept.run_id.replace('-', '_')}",
+            f"dynamo_namespace: acc_{kept.run_id.replace('-', '_').lower()}",
         )
         cache = kept.tree / "cache-of-attached"
         site = inventory(f"dynamo_cache: {cache}", cluster=cluster, dynamo_runtime="installed")
