@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
+from fixtures.charts import grouped_bars
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import round_robin_hits
 from fixtures.outcomes import CouldNotLook
-from tests_by_module.module_06_kv_aware_routing.chart import grouped_bars
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
 from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
 
