@@ -1,4 +1,4 @@
-"""What the router makes of load, of its settings, and of salts and seeds that must keep caches apart or alike."""
+"""What the router makes of load, and of salts and seeds that must keep caches apart or alike."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,16 +9,9 @@ import pytest
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Tokens, Traces
 from fixtures.outcomes import CouldNotLook
-from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send
 
 BLOCKS = 5
-SETTINGS = {
-    "overlap-credit-0": ("--router-kv-overlap-score-credit", "0"),
-    "temperature-5": ("--router-temperature", "5"),
-}
-# all of that many on one of two workers by chance: less often than once in a million times
-REQUESTS = 24
 
 
 def at_once(
@@ -64,23 +57,6 @@ def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure,
     measure("busiest_of_fair_share", share, n=len(done))
     measure("hit_rate", 100 * sum(bool(each.reused) for each in done) / len(done), n=len(done))
     measure.judge()
-
-
-@pytest.mark.check("M06-18", by_hand="start the frontend with the setting; send one prompt many times", causes=[15])
-@pytest.mark.needs("managed")
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_router_settings_have_their_effect(setting: str, run: Run, traces: Traces, evidence):
-    """Without credit for overlap, or at a high temperature, one prompt does not stay on the worker that has it."""
-    size = traces.block_size
-    prompt = traces.tokens(BLOCKS * size + 1)
-    name = setting.replace("-", "_")
-    with run.own_deployment(name, workers=2, sabotage=run.sabotage, frontend_args=SETTINGS[setting]) as deployment:
-        done = [send(deployment, prompt, size) for _ in range(REQUESTS)]
-    _, counts = busiest(done, 2)
-    evidence.table("requests by worker", ["worker", "requests"], counts.items())
-    failed = [each.error for each in done if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
-    assert len(counts) == 2, f"{' '.join(SETTINGS[setting])} has no effect: one prompt stays on one worker, {counts}"
 
 
 @pytest.mark.check("M06-19", by_hand="send a prompt, then again with nvext.cache_salt: kv_hit_rate is 0", causes=[6])

@@ -4,7 +4,11 @@ import pytest
 
 from fixtures.clients import prometheus
 from fixtures.deployments.deployment import Deployment
+from fixtures.deployments.picture import Picture
+from fixtures.inventory.model import Inventory
 from fixtures.load.traces import Traces
+from fixtures.nodes import Node
+from tests_by_module.module_06_kv_aware_routing.hashing import hashing_of
 from tests_by_module.module_06_kv_aware_routing.routing import BLOCK_SIZE, send
 
 
@@ -40,3 +44,25 @@ def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces:
     )
     refused = {name: answer.error for name, answer in answers.items() if answer.error}
     assert not refused, f"workers are registered but get no request: {refused}"
+
+
+@pytest.mark.check("M06-22", by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED", causes=[5])
+def test_workers_hash_with_one_seed(
+    deployment: Deployment, picture: Picture, nodes: dict[str, Node], inventory: Inventory, evidence
+):
+    """All workers were started with the same hash seed and algorithm; an engine that needs a seed has one."""
+    variable = deployment.settings.dialect.hashing.seed_variable
+    workers = hashing_of(deployment, picture, nodes, inventory)
+    evidence.table(
+        "hashing",
+        ["worker", "node", "pid", variable, "algorithm"],
+        [[each.worker, each.node, each.pid, each.seed, each.algorithm] for each in workers],
+    )
+    seeds, algorithms = ({each.worker: getattr(each, what) for each in workers} for what in ("seed", "algorithm"))
+    assert len(set(seeds.values())) == 1, (
+        f"workers hash with different seeds, so no prefix is found in another's cache: {variable} is {seeds}; "
+        "set the same for all"
+    )
+    assert len(set(algorithms.values())) == 1, f"workers hash with different algorithms: {algorithms}"
+    random = [each.worker for each in workers if each.is_random]
+    assert not random, f"{variable} is unset on workers {', '.join(random)}: their hash seeds are random; set it to 0"

@@ -10,7 +10,7 @@ from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import round_robin_hits
 from fixtures.outcomes import CouldNotLook
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
-from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
+from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, lost_events, replay
 
 WITH_PREFIXES = ("shared-system-prompt", "conversations", "growing-prefix", "block-boundaries", "mooncake-format")
 SERIES = ("predicted from the trace", "applied by the router", "reused by workers", "round-robin control")
@@ -19,7 +19,7 @@ WITHOUT = ("unique-prompts", "shorter-than-a-block")
 
 @pytest.mark.check("M06-04", by_hand="nats sub 'namespace.NS.>'; curl FRONTEND/metrics | grep kv_cache_events_applied")
 def test_events_published_are_the_events_applied(replays: Replays, evidence):
-    """Over all traces the router applies every KV event that the workers published, and no other; none is refused."""
+    """Over all traces no KV event is lost; the router applies all that are published and no other, and refuses none."""
     if replays.published is None:
         raise CouldNotLook("KV events can be counted on the wire only where they go over NATS (dynamo_event_plane)")
     published = Counter(event.kind for event in replays.published)
@@ -30,6 +30,8 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence):
         ["kind", "published", "applied"],
         [[kind, published[kind], applied.get(kind, 0)] for kind in sorted({*published, *applied})],
     )
+    lost = lost_events(replays.published)
+    assert not lost, f"KV events were lost on their way to NATS, their numbers have gaps: {'; '.join(lost)}"
     assert published["stored"], "no KV event was published while the traces were sent: nothing to compare"
     assert not refused, f"the router could not apply events: {refused}"
     assert applied == dict(published), (

@@ -1,0 +1,104 @@
+"""What checks put beside a deployment that serves: more frontends for its workers, and load that lasts."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from fixtures.clients import prometheus
+from fixtures.clients.inference import InferenceEndpoint
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
+from fixtures.load.plan import PlannedRequest
+from fixtures.load.runner import LEFT, run_load
+from fixtures.load.traces import Traces
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+from fixtures.services.dynamo import Frontend
+from tests_by_module.module_06_kv_aware_routing.routing import send
+
+IN_FLIGHT = "dynamo_component_inflight_requests"
+# a stream of the mocker goes on for half a minute, longer than anything that is looked at meanwhile
+MANY_TOKENS, WITHIN_S = 3000, 60
+UNDER_WAY_WITHIN_S = 10
+
+
+@contextmanager
+def more_frontends(
+    run: Run, deployment: Deployment, traces: Traces, arguments: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, str]]:
+    """Frontends with these arguments for the deployment's workers, serving, by name: where they are reached."""
+    assert deployment.frontend is not None
+    beside, there = deployment.frontend, {}
+    for name, given in arguments.items():
+        settings = run.sabotage.frontend_settings(deployment.settings.but(frontend_args=tuple(given)))
+        there[name] = Frontend(f"{deployment.prefix}frontend-{name}", beside.node, beside.runtime, settings)
+    urls = {name: each.node.reach(each.url) for name, each in there.items()}
+    worker = deployment.registered_workers()[0].instance_id
+
+    def serve(name: str) -> None:
+        deadline = Deadline(READY_WITHIN_S, f"the frontend {name} to serve")
+        there[name].start(deadline)
+
+        def look() -> tuple[bool | None, object]:
+            answer = send(deployment, traces.tokens(8), traces.block_size, pinned_to=worker, url=urls[name])
+            return (None if answer.error else True), answer.error
+
+        wait_until(look, deadline)
+
+    try:
+        in_parallel(serve, list(there))
+        yield urls
+    finally:
+        in_parallel(lambda each: each.kill(), [each for each in there.values() if each.is_alive()])
+
+
+@contextmanager
+def kept_busy(
+    deployment: Deployment, traces: Traces, url: str, streams: int, blocks: int, workers: Sequence[int]
+) -> Iterator[None]:
+    """While inside, each of `workers` generates `streams` answers to prompts of `blocks` blocks, sent through `url`.
+
+    Raises CouldNotLook when they are not under way, or have ended before the block has.
+    """
+    left = threading.Event()
+    requests = [
+        PlannedRequest(
+            number,
+            traces.tokens(blocks * traces.block_size + 1),
+            MANY_TOKENS,
+            leave_when=lambda: left.wait(0.1),
+            pinned_to=worker,
+        )
+        for number, worker in enumerate(each for each in workers for _ in range(streams))
+    ]
+    endpoint = InferenceEndpoint(url, deployment.settings.model_name)
+    before = _in_flight(deployment, workers)
+
+    def under_way() -> tuple[bool | None, object]:
+        now = _in_flight(deployment, workers)
+        return (True if all(now[w] >= before[w] + streams for w in workers) else None), f"{now} in flight"
+
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(run_load, endpoint, requests, concurrency=len(requests), within_s=WITHIN_S)
+        try:
+            wait_until(under_way, Deadline(UNDER_WAY_WITHIN_S, f"{len(requests)} streams to be under way"))
+            yield
+        except DeadlineExceeded as error:
+            raise CouldNotLook(f"the load is none: {error}") from None
+        finally:
+            left.set()
+        ended = [record.describe() for record in load.result() if record.outcome != LEFT]
+        if ended:
+            raise CouldNotLook(f"the load did not last: {len(ended)} of {len(requests)} streams ended, {ended[0]}")
+
+
+def _in_flight(deployment: Deployment, workers: Sequence[int]) -> dict[int, float]:
+    endpoint = deployment.settings.dialect.worker_endpoint
+    urls = {each.instance_id: each.system_url for each in deployment.registered_workers()}
+    return {
+        worker: prometheus.scrape(deployment.reach(f"{urls[worker]}/metrics"), only=IN_FLIGHT).total_or_zero(
+            IN_FLIGHT, dynamo_endpoint=endpoint
+        )
+        for worker in workers
+    }

@@ -1,0 +1,71 @@
+"""Several frontends route for the same workers: they know the same caches, and of each other's load."""
+
+from collections import Counter
+
+import pytest
+
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.traces import Traces
+from fixtures.run import Run
+from tests_by_module.module_06_kv_aware_routing.beside import kept_busy, more_frontends
+from tests_by_module.module_06_kv_aware_routing.routing import Index, send
+
+pytestmark = pytest.mark.needs("managed")
+
+BLOCKS = 5
+SYNCED = ("--router-replica-sync",)
+STREAMS = 4
+# all of that many on one of two workers by chance: less often than once in a million times
+REQUESTS = 24
+
+
+@pytest.mark.check("M06-13", by_hand="start a second frontend; send a prompt to one, then to the other", causes=[18])
+def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
+    """A second frontend predicts the hits of what was served through the first, and the other way round."""
+    size = traces.block_size
+    first = own.reach(own.frontend_url)
+    told = []
+    with more_frontends(run, own, traces, {"2": ()}) as beside:
+        for here, there in ((first, beside["2"]), (beside["2"], first)):
+            prompt = traces.tokens(BLOCKS * size + 1)
+            index = Index(own, there)
+            before = index.stored()
+            served = send(own, prompt, size, url=here)
+            index.wait_beyond(before)
+            told.append((served, send(own, prompt, size, url=there)))
+    for (served, other), which in zip(told, ("the second", "the first"), strict=True):
+        assert not served.error and not other.error, f"{served.told}; {other.told}"
+        assert (other.predicted, other.worker) == (BLOCKS, served.worker), (
+            f"{which} frontend does not know what was served through the other: {served.told}, then {other.told}"
+        )
+
+
+@pytest.mark.check(
+    "M06-23", by_hand="two frontends with --router-replica-sync: load a worker through one, send to the other"
+)
+def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: Traces, evidence):
+    """With replica sync a frontend avoids the worker that another has loaded; one without it does not."""
+    size = traces.block_size
+    loaded = own.registered_workers()[0]
+    requests = {}
+    with more_frontends(run, own, traces, {"synced-1": SYNCED, "synced-2": SYNCED}) as beside:
+        asked = {"with replica sync": beside["synced-2"], "without": own.reach(own.frontend_url)}
+        with kept_busy(own, traces, beside["synced-1"], STREAMS, BLOCKS, [loaded.instance_id]):
+            for name, url in asked.items():
+                requests[name] = [send(own, traces.tokens(size + 1), size, url=url) for _ in range(REQUESTS)]
+    failed = [each.error for done in requests.values() for each in done if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    counts = {name: Counter(f"{each.worker:x}" for each in done) for name, done in requests.items()}
+    evidence.table(
+        f"requests by worker while {loaded.hex_id} is loaded through another frontend",
+        ["frontend", "worker", "requests"],
+        [[name, *each] for name, chosen in counts.items() for each in chosen.items()],
+    )
+    assert counts["without"][loaded.hex_id], (
+        f"the control is none: a frontend without replica sync avoids the loaded worker, too: {counts['without']}"
+    )
+    assert not counts["with replica sync"][loaded.hex_id], (
+        f"{SYNCED[0]} has no effect: of {REQUESTS} requests {counts['with replica sync'][loaded.hex_id]} went to the "
+        f"worker {loaded.hex_id} that another frontend keeps busy; is it set on every frontend, and do "
+        "active_sequences_events reach them?"
+    )

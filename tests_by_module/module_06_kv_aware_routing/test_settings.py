@@ -1,0 +1,197 @@
+"""Router settings and modes have the effect that is documented, each on a frontend of its own with the same workers."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import pytest
+
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.traces import Traces
+from fixtures.run import Run
+from tests_by_module.module_06_kv_aware_routing.beside import kept_busy, more_frontends
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, send
+
+pytestmark = pytest.mark.needs("managed")
+
+BLOCKS = 5
+TTL_S = 2
+SETTINGS = {
+    "overlap-credit-0": ("--router-kv-overlap-score-credit", "0"),
+    "temperature-5": ("--router-temperature", "5"),
+    "load-ignored": ("--no-router-track-active-blocks", "--no-router-track-prefill-tokens"),
+    "ttl": ("--no-router-kv-events", "--router-ttl-secs", str(TTL_S)),
+    # a thousandth of the mocker's 16384 blocks: two of the streams that are kept up
+    "busy": ("--active-decode-blocks-threshold", "0.001"),
+    "direct": ("--router-mode", "direct"),
+}
+# all of that many on one of two workers by chance: less often than once in a million times
+REQUESTS = 24
+STREAMS, STREAM_BLOCKS = 3, 10
+OVERLOADED = ("HTTP 529", "HTTP 503")
+BUSY_WITHIN_S = 5
+ASKED, ASKED_EVERY_S = 10, 0.5
+
+
+def in_turn(chosen: Sequence[int], _: int) -> bool:
+    return all(one != next_one for one, next_one in pairwise(chosen))
+
+
+def by_chance(chosen: Sequence[int], _: int) -> bool:
+    return len(set(chosen)) == 2 and not in_turn(chosen, _)
+
+
+def without_load(chosen: Sequence[int], loaded: int) -> bool:
+    return loaded not in chosen
+
+
+# what each mode does while one of two workers is loaded
+MODES: dict[str, tuple[str, Callable[[Sequence[int], int], bool]]] = {
+    "round-robin": ("workers take turns", in_turn),
+    "random": ("workers are taken by chance", by_chance),
+    "least-loaded": ("the loaded worker is left out", without_load),
+    "power-of-two": ("the loaded worker is left out", without_load),
+}
+
+
+@pytest.fixture(scope="module")
+def tuned(run: Run, own: Deployment, traces: Traces) -> Iterator[dict[str, str]]:
+    """Where the frontends with each of the settings and modes are reached; all are for the same two workers."""
+    arguments = SETTINGS | {mode: ("--router-mode", mode) for mode in MODES}
+    with more_frontends(run, own, traces, arguments) as urls:
+        yield urls
+
+
+def ask_often(own: Deployment, traces: Traces, url: str, *, blocks: int = 0) -> list[Routed]:
+    """Prompts that nobody knows, one after the other."""
+    size = traces.block_size
+    done = [send(own, traces.tokens(blocks * size + 8), size, url=url) for _ in range(REQUESTS)]
+    failed = [each.error for each in done if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    return done
+
+
+def counted(done: Sequence[Routed]) -> dict[str, int]:
+    return dict(Counter(f"{each.worker:x}" for each in done if each.worker is not None))
+
+
+@pytest.mark.check("M06-18", by_hand="start a frontend with the setting; send one prompt many times", causes=[15])
+@pytest.mark.parametrize("setting", ["overlap-credit-0", "temperature-5"])
+def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
+    """Without credit for overlap, or at a high temperature, one prompt does not stay on the worker that has it."""
+    size = traces.block_size
+    prompt = traces.tokens(BLOCKS * size + 1)
+    done = [send(own, prompt, size, url=tuned[setting]) for _ in range(REQUESTS)]
+    counts = counted(done)
+    evidence.table("requests by worker", ["worker", "requests"], counts.items())
+    failed = [each.error for each in done if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    assert len(counts) == 2, f"{' '.join(SETTINGS[setting])} has no effect: one prompt stays on one worker, {counts}"
+
+
+@pytest.mark.check("M06-24", by_hand="start a frontend with --router-mode; load one worker; send others", causes=[15])
+@pytest.mark.parametrize("mode", MODES)
+def test_router_modes_choose_as_they_say(mode: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
+    """While one of two workers is loaded: turns, chance, or the other worker, and never by hits."""
+    loaded = own.registered_workers()[0].instance_id
+    with kept_busy(own, traces, tuned[mode], STREAMS, STREAM_BLOCKS, [loaded]):
+        done = ask_often(own, traces, tuned[mode])
+    chosen = [each.worker for each in done if each.worker is not None]
+    told, holds = MODES[mode]
+    evidence.table("in order", ["request", "worker"], [[n, f"{worker:x}"] for n, worker in enumerate(chosen, 1)])
+    assert all(each.predicted is None for each in done), (
+        f"--router-mode {mode} has no effect: the router still predicts hits, as in mode kv"
+    )
+    assert holds(chosen, loaded), (
+        f"--router-mode {mode} has no effect: {told} is expected, {counted(done)} is seen while {loaded:x} is loaded"
+    )
+
+
+@pytest.mark.check("M06-25", by_hand="load a worker through a frontend that does not track load; send others")
+def test_router_that_does_not_track_load_does_not_avoid_it(
+    own: Deployment, tuned: dict[str, str], traces: Traces, evidence
+):
+    """A router avoids the worker that it has loaded; one that is told to track no load does not."""
+    loaded = own.registered_workers()[0]
+    chosen = {}
+    for name, url in {"tracked": own.endpoint.url, "not tracked": tuned["load-ignored"]}.items():
+        with kept_busy(own, traces, url, STREAMS, STREAM_BLOCKS, [loaded.instance_id]):
+            chosen[name] = counted(ask_often(own, traces, url, blocks=BLOCKS))
+    evidence.table(
+        "requests by worker",
+        ["router's load", "worker", "requests"],
+        [[name, *each] for name, counts in chosen.items() for each in counts.items()],
+    )
+    assert loaded.hex_id not in chosen["tracked"], f"a router goes on loading the busy worker: {chosen['tracked']}"
+    assert loaded.hex_id in chosen["not tracked"], (
+        f"{' '.join(SETTINGS['load-ignored'])} has no effect: the loaded worker {loaded.hex_id} is avoided all the "
+        f"same, {chosen['not tracked']}"
+    )
+
+
+@pytest.mark.check(
+    "M06-26", by_hand="--no-router-kv-events --router-ttl-secs 2: send a prompt, at once again, 3 s later again"
+)
+def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], traces: Traces):
+    """Without KV events a router takes what it has sent for cached, and only for as long as it is told to."""
+    size, url = traces.block_size, tuned["ttl"]
+    # each is asked for once more only: an answer makes its time begin anew
+    prompts = [traces.tokens(BLOCKS * size + 1) for _ in range(ASKED + 1)]
+    first = [send(own, prompt, size, url=url) for prompt in prompts]
+    guessed = send(own, prompts[-1], size, url=url, pinned_to=first[-1].worker)
+    ask = zip(prompts, first, strict=True)
+
+    def look() -> tuple[Routed | None, object]:
+        prompt, before = next(ask)
+        answer = send(own, prompt, size, url=url, pinned_to=before.worker)
+        return (answer if answer.predicted == 0 else None), answer.told
+
+    failed = [each.error for each in (*first, guessed) if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    assert guessed.predicted == BLOCKS, f"a router without KV events does not guess: {guessed.told}"
+    try:
+        wait_until(look, Deadline((ASKED - 1) * ASKED_EVERY_S, "a guess to be forgotten"), every_s=ASKED_EVERY_S)
+    except DeadlineExceeded as error:
+        raise AssertionError(f"--router-ttl-secs {TTL_S} has no effect: {error}") from None
+
+
+@pytest.mark.check("M06-27", by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more")
+def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
+    """Above the threshold requests are refused as overload, another frontend's are served; below it all are again."""
+    size, url = traces.block_size, tuned["busy"]
+    workers = [each.instance_id for each in own.registered_workers()]
+    ask = lambda: send(own, traces.tokens(size + 1), size, url=url)  # noqa: E731
+
+    def refused() -> tuple[Routed | None, object]:
+        answer = ask()
+        return (answer if answer.error else None), answer.told
+
+    def served() -> tuple[Routed | None, object]:
+        answer = ask()
+        return (None if answer.error else answer), answer.told
+
+    with kept_busy(own, traces, own.endpoint.url, STREAMS, STREAM_BLOCKS, workers):
+        try:
+            busy = wait_until(refused, Deadline(BUSY_WITHIN_S, "a request to be refused"))
+        except DeadlineExceeded as error:
+            raise AssertionError(f"{' '.join(SETTINGS['busy'])} has no effect on busy workers: {error}") from None
+        elsewhere = send(own, traces.tokens(size + 1), size)
+    evidence.text("while all workers were busy", f"{busy.told}\n{elsewhere.told}")
+    assert str(busy.error).startswith(OVERLOADED), f"a refusal should be one of {OVERLOADED}, it is {busy.error}"
+    assert not elsewhere.error, f"a frontend without the threshold refuses as well: {elsewhere.error}"
+    wait_until(served, Deadline(BUSY_WITHIN_S, "requests to be served again once the load was gone"))
+
+
+@pytest.mark.check("M06-28", by_hand="--router-mode direct: with nvext.backend_instance_id and without", causes=[15])
+def test_direct_mode_serves_only_by_name(own: Deployment, tuned: dict[str, str], traces: Traces):
+    """In mode direct the worker that a request names serves it, and a request that names none is refused."""
+    size, url = traces.block_size, tuned["direct"]
+    named = {
+        each.hex_id: send(own, traces.tokens(8), size, url=url, pinned_to=each.instance_id)
+        for each in own.registered_workers()
+    }
+    nobody = send(own, traces.tokens(8), size, url=url)
+    wrong = [f"{asked} was named, {each.told}" for asked, each in named.items() if asked != f"{each.worker or 0:x}"]
+    assert not wrong, f"requests that name a worker are not served by it: {wrong[0]}"
+    assert nobody.error, f"--router-mode direct has no effect: a request that names no worker is served, {nobody.told}"
