@@ -1,15 +1,12 @@
 """Clients that leave: the frontend and the workers notice, count it, and keep nothing."""
 
-import re
-
-import httpx
 import pytest
 
-from fixtures.clients.inference import InferenceEndpoint, complete
+from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.plan import plan
-from fixtures.load.runner import LEFT, outcomes, run_load
+from fixtures.load.runner import LEFT, RequestRecord, run_load
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.counters import (
@@ -28,11 +25,15 @@ pytestmark = pytest.mark.needs("managed")
 MANY_TOKENS = 2000
 NOTICED_WITHIN_S = 5
 STORM = 200
+# a quarter more for the storm before the first token: meanwhile the workers come to the first of them
+EARLY_STORM = 250
 TRIES = 5
-# the frontend has a request in hand
-IN_FLIGHT = re.compile(rf"^{FRONTEND_IN_FLIGHT}{{[^}}]*}} [1-9]", re.MULTILINE)
+WITHIN_S = 30
+EARLY, MIDDLE = "before the first token", "in the middle"
 # about 0.4 s of the mocker's time: the first token comes after its client has left
 LONG_PROMPT, SHORT_PROMPT = (6000, 6000), (5, 50)
+# a first token is out, and generation goes on
+CHUNKS = {EARLY: None, MIDDLE: 3}
 
 
 def settled(deployment: Deployment, before: Snapshot, left: int) -> Snapshot:
@@ -51,25 +52,32 @@ def judge(before: Snapshot, after: Snapshot, left: int, had: str) -> None:
         assert moved == left, f"{left} clients left {had}, {name} moved by {moved:g}"
 
 
-def leave(when: str, seed: int, http: httpx.Client, endpoint: InferenceEndpoint) -> int:
+def leave(when: str, seed: int, deployment: Deployment, clients: int) -> list[RequestRecord]:
+    """Records of as many `clients` at once, all of which left: as soon as the frontend has all of them, or later."""
+
+    def in_hand() -> bool:
+        return deployment.frontend_metrics(FRONTEND_IN_FLIGHT).total_or_zero(FRONTEND_IN_FLIGHT) >= clients
+
+    early = when == EARLY
+    prompts = LONG_PROMPT if early else SHORT_PROMPT
+    requests = plan(seed, clients, prompts, (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=CHUNKS[when])
+    leave_when = in_hand if early else None
+    records = run_load(deployment.endpoint, requests, concurrency=clients, within_s=WITHIN_S, leave_when=leave_when)
+    others = [record.describe() for record in records if record.outcome != LEFT]
+    assert not others, f"{len(others)} of {clients} clients could not leave {when}: {others[0]}"
+    return records
+
+
+def leave_once(when: str, run: Run, deployment: Deployment) -> int:
     """Send a request and leave it; returns how many were left. Raises CouldNotLook when the moment was never met."""
     if when == "of a whole answer":
-        body = {"model": endpoint.model, "prompt": "a", "max_tokens": MANY_TOKENS, "ignore_eos": True}
-        with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/completions", json=body, timeout=1)
+        answer = complete(deployment.endpoint, "a", timeout_s=1, max_tokens=MANY_TOKENS, ignore_eos=True)
+        assert "ReadTimeout" in (answer.error or ""), f"the client could not leave: {answer.describe()}"
         return 1
-    early = when == "before the first token"
-    leaves = (
-        {"leave_when": lambda: bool(IN_FLIGHT.search(http.get("/metrics").text))}
-        if early
-        else {"leave_after_chunks": 3}
-    )
     for times in range(1, TRIES + 1):
-        one = plan(seed + times, 1, LONG_PROMPT if early else SHORT_PROMPT, (MANY_TOKENS, MANY_TOKENS), **leaves)
-        (record,) = run_load(endpoint, one, concurrency=1, within_s=20)
-        assert record.outcome == LEFT, record.describe()
+        (record,) = leave(when, run.seed + times, deployment, clients=1)
         # on a busy machine the first token may be quicker than we are; all that we left must be counted
-        if not early or not record.answer.chunks:
+        if when == MIDDLE or not record.answer.chunks:
             return times
     raise CouldNotLook(f"{TRIES} times the first token came before its client could leave")
 
@@ -77,13 +85,11 @@ def leave(when: str, seed: int, http: httpx.Client, endpoint: InferenceEndpoint)
 @pytest.mark.check(
     "M02-23", by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl FRONTEND/metrics", causes=[63]
 )
-@pytest.mark.parametrize("when", ["before the first token", "in the middle", "of a whole answer"])
-def test_client_that_leaves_is_noticed(
-    when: str, run: Run, deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, measure
-):
+@pytest.mark.parametrize("when", [EARLY, MIDDLE, "of a whole answer"])
+def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure):
     """When a client leaves its request is cancelled and counted, and frontend and worker stop working on it."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
-    left = leave(when, run.seed, http, endpoint)
+    left = leave_once(when, run, deployment)
     after = settled(deployment, before, left)
     measure("tokens_generated", after.count(OUTPUT_TOKENS) - before.count(OUTPUT_TOKENS))
     judge(before, after, left, when)
@@ -95,17 +101,19 @@ def test_client_that_leaves_is_noticed(
     by_hand="for i in $(seq 200); do timeout 0.2 curl -N FRONTEND/v1/completions -d '{…}' & done",
     causes=[63, 66],
 )
-def test_storm_of_disconnects_leaks_nothing(run: Run, deployment: Deployment, endpoint: InferenceEndpoint, measure):
-    """After 200 clients left at once in the middle, all are counted, nothing is in hand, and no file is left open."""
+@pytest.mark.parametrize(("when", "clients"), [(EARLY, EARLY_STORM), (MIDDLE, STORM)], ids=["early", "middle"])
+def test_storm_of_disconnects_leaks_nothing(when: str, clients: int, run: Run, deployment: Deployment, measure):
+    """After 200 clients left at once all are counted, nothing is in hand, and no file is left open."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
     files = open_files(deployment)
-    requests = plan(run.seed, STORM, SHORT_PROMPT, (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=2)
-    records = run_load(endpoint, requests, concurrency=STORM, within_s=30)
-    assert outcomes(records) == {LEFT: STORM}, next(r.describe() for r in records if r.outcome != LEFT)
-    after = settled(deployment, before, STORM)
-    judge(before, after, STORM, "in the middle")
+    records = leave(when, run.seed, deployment, clients)
+    after = settled(deployment, before, clients)
+    judge(before, after, clients, when)
+    in_time = sum(bool(record.answer.chunks) == (when == MIDDLE) for record in records)
+    if in_time < STORM:
+        raise CouldNotLook(f"only {in_time} of {clients} clients left {when}")
     measure("open_files_more", open_files(deployment) - files)
-    good = complete(endpoint, "after the storm", max_tokens=2)
+    good = complete(deployment.endpoint, "after the storm", max_tokens=2)
     assert good.ok, f"a good request after the storm: {good.describe()}"
     measure.judge()
 
