@@ -44,6 +44,14 @@ class BadRequest(Frozen):
         return json.dumps({name: value for name, value in body.items() if name not in self.without}).encode()
 
 
+class TokenBudget(Frozen):
+    """A budget as engines write it into their model `card`, and how a request beyond it is refused."""
+
+    card: dict[str, Any]
+    status: int
+    says: str
+
+
 class ExpectedErrors(Frozen):
     versions: str
     source: str
@@ -51,6 +59,7 @@ class ExpectedErrors(Frozen):
     groups: dict[str, tuple[BadRequest, ...]]
     body_limit_bytes: int
     body_limit_status: int
+    token_budget: TokenBudget
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,18 @@ import pytest
 
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
 from fixtures.deployments.deployment import Deployment
+from fixtures.load.plan import plan
+from fixtures.load.runner import COMPLETED, outcomes, run_load
+from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import CHAT, good_chat
 from tests_by_module.module_02_frontend.counters import (
+    BETWEEN_TOKENS,
+    DURATION,
     DURATIONS,
+    FIRST_TOKEN,
     FIRST_TOKENS,
     INPUT_TOKENS,
+    OUTPUT_LENGTHS,
     OUTPUT_TOKENS,
     REQUESTS,
     STARTED,
@@ -30,6 +37,8 @@ LOAD = {
     "streamed completions": (stream, TEXT, {"endpoint": "completions", "request_type": "stream"}, 2),
 }
 UNKNOWN, WRONG = 2, 3
+# one after the other, so that nobody waits on our side; long enough for 100 ms to a first token
+TIMED, TIMED_PROMPT, TIMED_TOKENS, TIMED_WITHIN_S = 12, (1000, 4000), (10, 40), 30
 
 
 @pytest.mark.check("M02-25", by_hand="curl FRONTEND/metrics before and after a known number of requests")
@@ -60,6 +69,7 @@ def test_counters_move_by_what_was_sent(
         (DURATIONS, ()): served + UNKNOWN + WRONG,
         (FIRST_TOKENS, ()): served,
         (OUTPUT_TOKENS, ()): served * TOKENS,
+        (OUTPUT_LENGTHS, ()): served * TOKENS,
     }
     expected[INPUT_TOKENS, ()] = sum(answer.usage["prompt_tokens"] for answer in answers)
 
@@ -83,6 +93,46 @@ def test_counters_move_by_what_was_sent(
         f"{name}{{{labels}}} moved by {number:g}, not {want:g}" for name, labels, want, number in rows if number != want
     ]
     assert not wrong, f"over {served} good and {UNKNOWN + WRONG} refused requests " + "; ".join(wrong)
+
+
+@pytest.mark.check(
+    "M02-36", by_hand="time curl -N FRONTEND/v1/completions -d '{…}'; curl FRONTEND/metrics", causes=[62]
+)
+@pytest.mark.needs("managed")
+def test_histograms_hold_what_clients_measured(run: Run, deployment: Deployment, measure):
+    """The histograms' sums of tokens are those of a known load, and their sums of seconds what its client measured."""
+    before = wait_for(deployment, idle, COUNTED_WITHIN_S)
+    requests = plan(run.seed, TIMED, TIMED_PROMPT, TIMED_TOKENS)
+    records = run_load(deployment.endpoint, requests, concurrency=1, within_s=TIMED_WITHIN_S)
+    assert outcomes(records) == {COMPLETED: TIMED}, next(r.describe() for r in records if r.outcome != COMPLETED)
+    after = wait_for(deployment, lambda now: now.count(DURATIONS) - before.count(DURATIONS) >= TIMED, COUNTED_WITHIN_S)
+
+    def moved(name: str) -> float:
+        return after.count(name) - before.count(name)
+
+    expected = {
+        DURATIONS: TIMED,
+        FIRST_TOKENS: TIMED,
+        INPUT_TOKENS: sum(len(each.prompt) for each in requests),
+        OUTPUT_LENGTHS: sum(each.max_tokens for each in requests),
+        f"{BETWEEN_TOKENS}_count": sum(each.max_tokens - 1 for each in requests),
+    }
+    wrong = [f"{name} moved by {moved(name):g}, not {want}" for name, want in expected.items() if moved(name) != want]
+    assert not wrong, f"over {TIMED} streams " + "; ".join(wrong)
+    measured_s = {DURATION: 0.0, FIRST_TOKEN: 0.0, BETWEEN_TOKENS: 0.0}
+    for answer in (record.answer for record in records):
+        tokens_at = [at for at, chunk in zip(answer.chunk_times_s, answer.chunks, strict=True) if chunk["choices"]]
+        measured_s[DURATION] += answer.duration_s
+        measured_s[FIRST_TOKEN] += tokens_at[0]
+        measured_s[BETWEEN_TOKENS] += tokens_at[-1] - tokens_at[0]
+
+    def percent(name: str) -> float:
+        return 100 * moved(f"{name}_sum") / measured_s[name]
+
+    measure("durations_counted_percent_of_clients", percent(DURATION), n=TIMED)
+    measure("first_tokens_counted_percent_of_clients", percent(FIRST_TOKEN), n=TIMED)
+    measure("between_tokens_counted_percent_of_clients", percent(BETWEEN_TOKENS), n=TIMED)
+    measure.judge()
 
 
 def _text(labels: tuple) -> str:

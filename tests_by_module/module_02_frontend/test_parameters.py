@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
+from fixtures.deployments.deployment import Deployment
 
 MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
 TEXT = "The quick brown fox"
@@ -117,6 +118,23 @@ def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
     assert whole.ok and streamed.ok, f"{whole.describe()}; {streamed.describe()}"
     assert whole.text, "the answer is empty: nothing to compare"
     assert whole.text == streamed.text, f"whole: {whole.text!r}, streamed: {streamed.text!r}"
+
+
+@pytest.mark.check("M02-35", by_hand="compare usage with what the model's tokenizer makes of the text", causes=[62])
+@pytest.mark.needs("real_engine", role="worker")
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoint: InferenceEndpoint, measure):
+    """Usage tells the tokens that the model's own tokenizer counts in prompt and answer."""
+    tokenizer = deployment.tokenizer()
+    send = stream if streamed else complete
+    answer = send(endpoint, TEXT, max_tokens=MANY_TOKENS, temperature=0, ignore_eos=True)
+    assert answer.ok, answer.describe()
+    told, counted = answer.usage["prompt_tokens"], tokenizer.count(TEXT)
+    assert told == counted, f"usage tells {told} prompt tokens, the tokenizer counts {counted}"
+    # a model is free to choose a spelling that its tokenizer would not, and to end in the middle of a character
+    told, counted = answer.usage["completion_tokens"], tokenizer.count_generated(answer.text)
+    measure("completion_tokens_off_percent", 100 * abs(told - counted) / told, n=told)
+    measure.judge()
 
 
 @pytest.mark.check(

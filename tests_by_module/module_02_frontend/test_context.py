@@ -1,0 +1,87 @@
+"""Requests that are longer than the model's context."""
+
+import json
+
+import pytest
+
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
+from fixtures.deadline import Deadline
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.plan import ORDINARY_TOKENS
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, TokenBudget
+
+SERVES_WITHIN_S = 20
+BOTH = (complete, stream)
+
+
+def prompt(tokens: int) -> list[int]:
+    return [ORDINARY_TOKENS[number % len(ORDINARY_TOKENS)] for number in range(tokens)]
+
+
+def advertise(deployment: Deployment, budget: TokenBudget) -> None:
+    """Write `budget` into the workers' cards as real engines do, and start the frontend again, which then reads it."""
+    with deployment.etcd_client() as etcd:
+        for worker in deployment.registered_workers():
+            card = worker.card_key.json()
+            card["card_json"]["runtime_config"]["runtime_data"]["token_budget"] = budget.card
+            etcd.put(worker.card_key.name, json.dumps(card), lease_id=worker.card_key.lease_id)
+    deployment.frontend.kill()
+    deployment.frontend.launch()
+    deployment.wait_until_serving(Deadline(SERVES_WITHIN_S, "the frontend to serve with the new cards"))
+
+
+def not_refused(answers: dict[str, Answer], errors: ExpectedErrors) -> list[str]:
+    """Of requests that are too long, those that did not get the status and the words of this version's table."""
+    budget = errors.token_budget
+    return [
+        f"{name}: {answer.describe()}"
+        for name, answer in answers.items()
+        if answer.status != budget.status or budget.says not in json.dumps(answer.body)
+    ]
+
+
+@pytest.mark.check("M02-33", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'")
+@pytest.mark.needs("managed")
+def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: ExpectedErrors, evidence):
+    """A request of exactly the budget of the model's card is served, a longer one refused before anything is sent."""
+    limit = errors.token_budget.card["combined_limit"]
+    limited = {"worker_args": ("--max-model-len", str(limit)), "sabotage": run.sabotage.own("context")}
+    with run.own_deployment("context", **limited) as deployment:
+        advertise(deployment, errors.token_budget)
+        endpoint = deployment.endpoint
+        fits = [send(endpoint, prompt(limit - 1), max_tokens=1) for send in BOTH]
+        chat = [{"role": "user", "content": "over and over " * limit}]
+        too_long = {
+            f"{send.__name__}, {what}": send(endpoint, asked, max_tokens=tokens)
+            for send in BOTH
+            for what, asked, tokens in (
+                ("a prompt of the whole budget", prompt(limit), 1),
+                ("a prompt beyond it", prompt(3 * limit), 1),
+                ("one token too many to generate", prompt(limit - 1), 2),
+                ("a long chat", chat, 1),
+            )
+        }
+        good = complete(endpoint, "after all this", max_tokens=1)
+    rows = [[name, answer.status, json.dumps(answer.body)] for name, answer in too_long.items()]
+    evidence.table("too long", ["request", "status", "answer"], rows)
+    for answer in fits:
+        assert answer.ok, f"{limit} tokens in all, which is the budget: {answer.describe()}"
+    wrong = not_refused(too_long, errors)
+    assert not wrong, f"{len(wrong)} of {len(too_long)} requests beyond {limit} tokens were not refused: " + "; ".join(
+        wrong
+    )
+    assert good.ok, f"a good request after those that were too long: {good.describe()}"
+
+
+@pytest.mark.check("M02-34", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'")
+@pytest.mark.needs("real_engine", role="worker")
+def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: InferenceEndpoint, errors: ExpectedErrors):
+    """A prompt of one token more than the model's context is refused before a stream begins, and not by the engine."""
+    lengths = [worker.card["context_length"] for worker in deployment.registered_workers() if worker.card]
+    if not lengths or not all(lengths):
+        raise CouldNotLook(f"the model cards tell the context lengths {lengths}: nothing to exceed")
+    too_long = {send.__name__: send(endpoint, prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
+    wrong = not_refused(too_long, errors)
+    assert not wrong, f"{max(lengths)} tokens is the context, one more was sent: " + "; ".join(wrong)
