@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint
@@ -67,7 +68,6 @@ def kept_busy(
             number,
             traces.tokens(blocks * traces.block_size + 1),
             MANY_TOKENS,
-            leave_when=lambda: left.wait(0.1),
             pinned_to=worker,
         )
         for number, worker in enumerate(each for each in workers for _ in range(streams))
@@ -80,9 +80,11 @@ def kept_busy(
         return (True if all(now[w] >= before[w] + streams for w in workers) else None), f"{now} in flight"
 
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(run_load, endpoint, requests, concurrency=len(requests), within_s=WITHIN_S)
+        many = len(requests)
+        leave_when = partial(left.wait, 0.1)
+        load = pool.submit(run_load, endpoint, requests, concurrency=many, within_s=WITHIN_S, leave_when=leave_when)
         try:
-            wait_until(under_way, Deadline(UNDER_WAY_WITHIN_S, f"{len(requests)} streams to be under way"))
+            wait_until(under_way, Deadline(UNDER_WAY_WITHIN_S, f"{many} streams to be under way"))
             yield
         except DeadlineExceeded as error:
             raise CouldNotLook(f"the load is none: {error}") from None
@@ -90,7 +92,7 @@ def kept_busy(
             left.set()
         ended = [record.describe() for record in load.result() if record.outcome != LEFT]
         if ended:
-            raise CouldNotLook(f"the load did not last: {len(ended)} of {len(requests)} streams ended, {ended[0]}")
+            raise CouldNotLook(f"the load did not last: {len(ended)} of {many} streams ended, {ended[0]}")
 
 
 def _in_flight(deployment: Deployment, workers: Sequence[int]) -> dict[int, float]:
