@@ -84,10 +84,11 @@ def kept_busy(
         leave_when = partial(left.wait, 0.1)
         load = pool.submit(run_load, endpoint, requests, concurrency=many, within_s=WITHIN_S, leave_when=leave_when)
         try:
-            wait_until(under_way, Deadline(UNDER_WAY_WITHIN_S, f"{many} streams to be under way"))
+            try:
+                wait_until(under_way, Deadline(UNDER_WAY_WITHIN_S, f"{many} streams to be under way"))
+            except DeadlineExceeded as error:
+                raise CouldNotLook(f"the load is none: {error}") from None
             yield
-        except DeadlineExceeded as error:
-            raise CouldNotLook(f"the load is none: {error}") from None
         finally:
             left.set()
         ended = [record.describe() for record in load.result() if record.outcome != LEFT]

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 
 from fixtures.clients import prometheus
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, InferenceEndpoint, complete
-from fixtures.clients.kv_events import KvEvent, KvEvents, kv_events
+from fixtures.clients.kv_events import KvEvents, kv_events
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.registry import RegisteredWorker
@@ -150,22 +149,6 @@ def listening(deployment: Deployment) -> Iterator[KvEvents | None]:
     subject = dialect.events.subjects["kv-events"].format(**names)
     with kv_events(deployment.reach(deployment.settings.nats_url), subject) as seen:
         yield seen
-
-
-def lost_events(events: Sequence[KvEvent]) -> list[str]:
-    """Gaps between the numbers of the messages of each publisher, in words; lost are those that nobody has heard."""
-    numbers: dict[int, set[int]] = {}
-    worker_of: dict[int, int] = {}
-    for event in events:
-        if event.publisher is not None and event.sequence is not None:
-            numbers.setdefault(event.publisher, set()).add(event.sequence)
-            worker_of[event.publisher] = event.worker_id
-    return [
-        f"worker {worker_of[publisher]:x} published {last} and then {following}"
-        for publisher, heard in numbers.items()
-        for last, following in pairwise(sorted(heard))
-        if following > last + 1
-    ]
 
 
 class Index:

@@ -6,11 +6,12 @@ from collections import Counter
 import pytest
 
 from fixtures.charts import grouped_bars
+from fixtures.clients.kv_events import lost_events
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import round_robin_hits
 from fixtures.outcomes import CouldNotLook
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
-from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, lost_events, replay
+from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
 
 WITH_PREFIXES = ("shared-system-prompt", "conversations", "growing-prefix", "block-boundaries", "mooncake-format")
 SERIES = ("predicted from the trace", "applied by the router", "reused by workers", "round-robin control")
