@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -15,16 +16,16 @@ from fixtures.run import Run
 from fixtures.services.control_plane import Nats
 from tests_by_module.module_05_messaging.events import (
     Asked,
-    ask,
+    block_sizes,
+    known_load,
+    kv_events,
     subject_of,
-    unique_prompt,
     wait_for_blocks,
 )
 
 STARTS_WITHIN_S = 30
 # so little that a subscriber which does not read is noticed after some MB
 SLOW_CONSUMER_LIMITS = 'max_pending: 1MB\nwrite_deadline: "1s"\n'
-SENTENCES = (8, 20, 40)
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,9 @@ def client(own_nats: Nats) -> Iterator[Client]:
 @pytest.fixture(scope="package")
 def published(deployment: Deployment) -> Published:
     """Requests of several lengths, none like another, to the shared deployment, with everything on NATS captured."""
-    sizes = {
-        each.instance_id: each.card["kv_cache_block_size"] for each in deployment.registered_workers() if each.card
-    }
+    sizes = block_sizes(deployment)
     with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(">") as messages:
-        asked = [ask(deployment, unique_prompt(sentences)) for sentences in SENTENCES]
-        blocks = sum((each.tokens - 1) // sizes[each.worker_id] for each in asked)
-        events = wait_for_blocks(client, messages, subject_of(deployment, "kv-events"), blocks)
+        asked, blocks = known_load(deployment, sizes)
+        heard = partial(kv_events, client, messages, subject_of(deployment, "kv-events"))
+        events = wait_for_blocks(heard, blocks)
         return Published(asked, list(messages), events, sizes)

@@ -1,6 +1,6 @@
 """A load of known prompts, and the KV events that it was seen to publish."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -12,6 +12,8 @@ from fixtures.deployments.deployment import Deployment
 
 # events leave a worker some milliseconds after the answer has
 PUBLISHED_WITHIN_S = 5
+SENTENCES = (8, 20, 40)
+STORED_HEADERS = ("worker", "tokens", "block size", "blocks", "chains published")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,31 @@ def ask(deployment: Deployment, prompt: str, *, max_tokens: int = 70) -> Asked:
     return Asked(prompt, answer)
 
 
+def block_sizes(deployment: Deployment) -> dict[int, int]:
+    """Tokens in a block of each registered worker that has a model card."""
+    return {w.instance_id: w.card["kv_cache_block_size"] for w in deployment.registered_workers() if w.card}
+
+
+def known_load(deployment: Deployment, sizes: dict[int, int]) -> tuple[list[Asked], int]:
+    """Requests of several lengths, none like another, and how many blocks they fill together."""
+    asked = [ask(deployment, unique_prompt(sentences)) for sentences in SENTENCES]
+    return asked, sum((each.tokens - 1) // sizes[each.worker_id] for each in asked)
+
+
 def unique_prompt(sentences: int) -> str:
     """A prompt that no cache holds: its first block differs from every other's."""
     return f"{uuid4()} " + "the words of the sea and of the mountain " * sentences
 
 
-def kv_events(messages: Iterable[Message], subject: str) -> list[KvEvent]:
+def hit_rate(answer: Answer) -> float | None:
+    """What the router reckoned with, as a share of the prompt's blocks; None when it made no prediction."""
+    timings = [(part.get("nvext") or {}).get("timing") or {} for part in answer.parts]
+    return next((timing["kv_hit_rate"] for timing in timings if "kv_hit_rate" in timing), None)
+
+
+def kv_events(client: Nats, messages: Iterable[Message], subject: str) -> list[KvEvent]:
+    """Those among everything that `client` has captured by now."""
+    client.flush()
     return [event for message in messages if message.subject == subject for event in decode(message.data)]
 
 
@@ -76,16 +97,55 @@ def blocks_expected(tokens: int, block_size: int) -> set[int]:
     return {tokens // block_size, (tokens - 1) // block_size}
 
 
-def wait_for_blocks(client: Nats, messages: list[Message], subject: str, count: int) -> list[KvEvent]:
-    """The events once `count` blocks were stored, or what there is by then."""
+def unmatched(
+    asked: Iterable[Asked], events: list[KvEvent], sizes: dict[int, int]
+) -> tuple[list[list[object]], list[str]]:
+    """Each request with what was published as stored for it (rows), and those of which it was not right, in words."""
+    rows: list[list[object]] = []
+    wrong = []
+    for request in asked:
+        size = sizes[request.worker_id]
+        expected = blocks_expected(request.tokens, size)
+        lengths = [len(chain) for chain in chains(events, request.worker_id)]
+        rows.append([f"{request.worker_id:x}", request.tokens, size, max(expected), str(lengths)])
+        if not expected & set(lengths):
+            wrong.append(
+                f"a request of {request.tokens} tokens fills {max(expected)} blocks of {size}; "
+                f"worker {request.worker_id:x} published chains of {lengths or 'no'} stored blocks"
+            )
+    return rows, wrong
+
+
+def misnumbered(events: Iterable[KvEvent]) -> list[str]:
+    """Publishers whose messages are not numbered one by one, in words. Without any number, that is what is told."""
+    numbers: dict[int, list[int]] = {}
+    for event in events:
+        if event.publisher is not None and event.sequence is not None:
+            numbers.setdefault(event.publisher, []).append(event.sequence)
+    if not numbers:
+        return ["no numbered KV event was seen: nothing can be said of gaps"]
+    return [
+        f"publisher {publisher:x} sent {seen}: {_odd(seen)}"
+        for publisher, seen in numbers.items()
+        if seen != list(range(seen[0], seen[0] + len(seen)))
+    ]
+
+
+def _odd(seen: list[int]) -> str:
+    if len(set(seen)) < len(seen):
+        return "a message came twice"
+    return "a message is missing" if seen == sorted(seen) else "out of order"
+
+
+def wait_for_blocks(heard: Callable[[], list[KvEvent]], count: int) -> list[KvEvent]:
+    """What is `heard` once `count` blocks were stored, or what there is by then."""
 
     def look() -> tuple[list[KvEvent] | None, object]:
-        client.flush()
-        events = kv_events(messages, subject)
+        events = heard()
         stored = sum(len(event.blocks) for event in events if event.kind == "stored")
         return (events if stored >= count else None), f"{stored} blocks"
 
     try:
         return wait_until(look, Deadline(PUBLISHED_WITHIN_S, f"{count} blocks to be published as stored"))
     except DeadlineExceeded:
-        return kv_events(messages, subject)  # the check judges how many there are
+        return heard()  # the check judges how many there are

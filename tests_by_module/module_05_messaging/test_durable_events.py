@@ -11,7 +11,14 @@ from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.dynamo_versions import dialect
 from fixtures.run import Run
-from tests_by_module.module_05_messaging.events import Asked, ask, blocks_expected, chains, unique_prompt
+from tests_by_module.module_05_messaging.events import (
+    Asked,
+    ask,
+    blocks_expected,
+    chains,
+    hit_rate,
+    unique_prompt,
+)
 
 pytestmark = pytest.mark.needs("managed", "jetstream_runtime")
 
@@ -96,18 +103,12 @@ def test_durable_kv_events_are_replayed_to_a_restarted_router(durable: Durable, 
     """A router that was killed and started again reads the stream from its beginning: an earlier prompt is a hit."""
     deployment = durable.deployment
     before = ask(deployment, durable.asked.prompt, max_tokens=2)
-    measure("kv_hit_rate_before", _hit_rate(before))
+    measure("kv_hit_rate_before", hit_rate(before.answer))
     deployment.frontend.kill()
     back = Deadline(READY_WITHIN_S, "the frontend to serve again")
     deployment.frontend.start(back)
     deployment.wait_until_serving(back)
     measure("served_again_s", back.elapsed_s)
     after = ask(deployment, durable.asked.prompt, max_tokens=2)
-    measure("kv_hit_rate_after_restart", _hit_rate(after))
+    measure("kv_hit_rate_after_restart", hit_rate(after.answer))
     measure.judge()
-
-
-def _hit_rate(asked: Asked) -> float | None:
-    """What the router reckoned with, as a share of the prompt's blocks."""
-    timings = [(part.get("nvext") or {}).get("timing") or {} for part in asked.answer.parts]
-    return next((timing["kv_hit_rate"] for timing in timings if "kv_hit_rate" in timing), None)

@@ -1,6 +1,7 @@
 """What Dynamo publishes over NATS while a known load runs."""
 
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -9,11 +10,14 @@ from fixtures.clients.nats import connected
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
+    STORED_HEADERS,
     ask,
-    blocks_expected,
     chains,
+    kv_events,
+    misnumbered,
     subject_of,
     unique_prompt,
+    unmatched,
     wait_for_blocks,
 )
 
@@ -69,18 +73,8 @@ def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, publishe
 @pytest.mark.needs("nats_events")
 def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence):
     """Each request's blocks are published as stored, as many as its tokens fill, chained from its first on."""
-    rows, wrong = [], []
-    for request in published.asked:
-        size = published.block_sizes[request.worker_id]
-        expected = blocks_expected(request.tokens, size)
-        lengths = [len(chain) for chain in chains(published.events, request.worker_id)]
-        rows.append([f"{request.worker_id:x}", request.tokens, size, max(expected), str(lengths)])
-        if not expected & set(lengths):
-            wrong.append(
-                f"a request of {request.tokens} tokens fills {max(expected)} blocks of {size}; "
-                f"worker {request.worker_id:x} published chains of {lengths or 'no'} stored blocks"
-            )
-    evidence.table("stored", ["worker", "tokens", "block size", "blocks", "chains published"], rows)
+    rows, wrong = unmatched(published.asked, published.events, published.block_sizes)
+    evidence.table("stored", STORED_HEADERS, rows)
     assert not wrong, "; ".join(wrong)
 
 
@@ -88,23 +82,8 @@ def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence
 @pytest.mark.needs("nats_events")
 def test_kv_events_are_numbered_without_gaps(published):
     """Each publisher numbers its messages one by one: none was lost on the way, none came twice."""
-    numbers: dict[int, list[int]] = {}
-    for event in published.events:
-        if event.publisher is not None and event.sequence is not None:
-            numbers.setdefault(event.publisher, []).append(event.sequence)
-    assert numbers, "no numbered KV event was seen: nothing can be said of gaps"
-    wrong = [
-        f"publisher {publisher:x} sent {seen}: {_odd(seen)}"
-        for publisher, seen in numbers.items()
-        if seen != list(range(seen[0], seen[0] + len(seen)))
-    ]
+    wrong = misnumbered(published.events)
     assert not wrong, "; ".join(wrong)
-
-
-def _odd(seen: list[int]) -> str:
-    if len(set(seen)) < len(seen):
-        return "a message came twice"
-    return "a message is missing" if seen == sorted(seen) else "out of order"
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +98,13 @@ def small_caches(run: Run):
         sizes = [worker.card["kv_cache_block_size"] for worker in deployment.registered_workers()]
         subject = subject_of(deployment, "kv-events")
         with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(subject) as messages:
+            heard = partial(kv_events, client, messages, subject)
             twice = [ask(deployment, prompt) for prompt in (unique_prompt(20), unique_prompt(30)) for _ in range(2)]
             blocks = sum((each.tokens - 1) // max(sizes) for each in twice)
-            first = wait_for_blocks(client, messages, subject, blocks)
+            first = wait_for_blocks(heard, blocks)
             asked = [ask(deployment, unique_prompt(40), max_tokens=2) for _ in range(10)]
             blocks += sum((each.tokens - 1) // max(sizes) for each in asked)
-            return twice, first, wait_for_blocks(client, messages, subject, blocks), sizes
+            return twice, first, wait_for_blocks(heard, blocks), sizes
 
 
 @pytest.mark.check("M05-11", by_hand="ask both workers the same; compare block_hash in their KV events", causes=[4, 5])

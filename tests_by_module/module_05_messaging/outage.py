@@ -1,0 +1,231 @@
+"""NATS taken away and given back under a load: what became of each request, and of the KV events meanwhile."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from packaging.specifiers import SpecifierSet
+from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
+
+from fixtures.clients.inference import complete
+from fixtures.clients.kv_events import kv_events
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.load.plan import PlannedRequest, plan
+from fixtures.load.runner import COMPLETED, FAILED, HUNG, RequestRecord, run_load
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+from tests_by_module.module_05_messaging.events import hit_rate, subject_of, unique_prompt
+
+T = TypeVar("T")
+
+TABLE = Path(__file__).with_name("faults.yaml")
+CONCURRENCY = 8
+PROMPT_TOKENS, OUTPUT_TOKENS = (70, 200), (100, 160)
+ENOUGH = 2 * CONCURRENCY  # requests that end before the loss, and once all is as before
+CLIENT_WAITS_S = 8
+AWAY_S = 3
+BACK_WITHIN_S = 20
+AT_ONCE_S, RECOVERED_WITHIN_S = 0.5, 5
+# what faults.yaml explains
+Phase = Literal["before", "running", "caught", "away", "returning", "after"]
+HEADERS = ("sent", "requests", COMPLETED, FAILED, HUNG, "may be")
+Events = Literal["delivered", "recovered", "lost", "none"]
+
+
+class Fault(BaseModel):
+    """An entry of faults.yaml; its words are explained there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    versions: str
+    request_plane: Literal["tcp", "nats"]
+    event_plane: Literal["nats", "zmq"]
+    source: str
+    requests: dict[Phase, tuple[Literal["completed", "failed", "hung"], ...]]
+    served_while_away: bool
+    events: Events
+
+
+def fault_table(run: Run, deployment: Deployment) -> Fault:
+    """What the fault table says of this version on these planes. Raises CouldNotLook when it says nothing."""
+    version, settings = run.product_version(), deployment.settings
+    for entry in map(Fault.model_validate, YAML(typ="safe").load(TABLE)):
+        same = (entry.request_plane, entry.event_plane) == (settings.request_plane, settings.event_plane)
+        if same and SpecifierSet(entry.versions).contains(version, prereleases=True):
+            return entry
+    raise CouldNotLook(
+        f"{TABLE.name} says nothing of ai-dynamo {version} with requests over {settings.request_plane} and events over "
+        f"{settings.event_plane}: measure what the loss of NATS costs there and add an entry"
+    )
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What was seen. Times are on the monotonic clock; `kv_events_again_s` is None where they do not go over NATS."""
+
+    lost_at: float
+    gone_at: float
+    starting_at: float
+    served_at: float
+    served_again_s: float
+    kv_events_again_s: float | None
+    events: Events
+    records: list[RequestRecord]
+    ended: list[str]
+
+    def phase(self, record: RequestRecord) -> Phase:
+        if record.sent_at < self.gone_at:
+            first = record.answer.first_token_s
+            if record.sent_at + record.answer.duration_s <= self.lost_at:
+                return "before"
+            return "running" if first is not None and record.sent_at + first <= self.lost_at else "caught"
+        if record.sent_at < self.starting_at:
+            return "away"
+        return "returning" if record.sent_at < self.served_at else "after"
+
+    def counts(self) -> dict[Phase, Counter[str]]:
+        """How many requests of each phase came to each end."""
+        counts: dict[Phase, Counter[str]] = {phase: Counter() for phase in get_args(Phase)}
+        for record in self.records:
+            counts[self.phase(record)][record.outcome] += 1
+        return counts
+
+    @property
+    def served_while_away(self) -> int:
+        """Requests that were sent without NATS and answered without it."""
+        away = [each for each in self.records if self.phase(each) == "away" and each.outcome == COMPLETED]
+        return sum(each.sent_at + (each.answer.first_token_s or 0) < self.starting_at for each in away)
+
+    def rows(self, table: Fault) -> list[list[object]]:
+        return [
+            [phase, seen.total(), seen[COMPLETED], seen[FAILED], seen[HUNG], " or ".join(table.requests[phase])]
+            for phase, seen in self.counts().items()
+        ]
+
+    def mistakes(self, table: Fault) -> list[str]:
+        """Where it went otherwise than the fault table says, in words."""
+        ends = sum(seen[each] for seen in self.counts().values() for each in (COMPLETED, FAILED, HUNG))
+        assert ends == len(self.records), f"{len(self.records)} requests were sent, {ends} came to an end"
+        found = [f"these ended when NATS was lost: {', '.join(self.ended)}"] if self.ended else []
+        for phase, seen in self.counts().items():
+            allowed = table.requests[phase]
+            if not seen and phase not in ("caught", "returning"):
+                found.append(f"no request was sent {phase} the loss of NATS: nothing can be said of them")
+            for outcome in seen.keys() - set(allowed):
+                example = next(r for r in self.records if (self.phase(r), r.outcome) == (phase, outcome))
+                found.append(
+                    f"{seen[outcome]} of {seen.total()} requests of the phase '{phase}' {outcome}, "
+                    f"expected is {' or '.join(allowed)}: {example.describe()}"
+                )
+        if table.served_while_away and not self.served_while_away:
+            found.append("no request was answered while NATS was away")
+        if self.served_while_away and not table.served_while_away:
+            found.append(f"{self.served_while_away} requests were answered without NATS: they did not go over NATS")
+        if self.events != table.events:
+            found.append(f"KV events of the outage: expected is {table.events}, seen was {self.events}")
+        return found
+
+
+class Load:
+    """Requests until the block ends, `CONCURRENCY` at a time; then `records` holds every one."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.records: list[RequestRecord] = []
+
+    def requests(self, seed: int, ended: threading.Event) -> Iterator[PlannedRequest]:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            self.sent += 1
+            yield replace(plan(seed + number, 1, PROMPT_TOKENS, OUTPUT_TOKENS)[0], number=number)
+
+    def wait_for_more(self) -> None:
+        """Until `ENOUGH` requests more have ended. Raises DeadlineExceeded."""
+        enough = self.sent + ENOUGH
+        deadline = Deadline(CLIENT_WAITS_S + BACK_WITHIN_S, f"{ENOUGH} requests to end")
+        wait_until(lambda: (True if self.sent >= enough else None, f"{self.sent} sent"), deadline)
+
+
+@contextmanager
+def under_load(deployment: Deployment, seed: int) -> Iterator[Load]:
+    load, ended = Load(), threading.Event()
+    requests = load.requests(seed, ended)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_load, deployment.endpoint, requests, concurrency=CONCURRENCY, within_s=CLIENT_WAITS_S)
+        try:
+            yield load
+        finally:
+            ended.set()
+            load.records = running.result()
+
+
+def lose_nats(run: Run, deployment: Deployment) -> Outage:
+    """SIGKILL NATS under a load, start it again, go on until all is as before. Raises AssertionError if it never is."""
+    assert deployment.nats is not None
+    nats, prompt = deployment.nats, unique_prompt(12)
+    ask = partial(complete, deployment.endpoint, max_tokens=2, ignore_eos=True, timeout_s=AWAY_S)
+    with under_load(deployment, run.seed) as load:
+        load.wait_for_more()
+        lost_at = time.monotonic()
+        nats.kill()
+        gone_at = time.monotonic()
+        run.sabotage.nats_away(deployment)
+        away = Deadline(AWAY_S, "NATS to be started again")
+        stored = ask(prompt).ok
+        known = lambda: bool(hit_rate(ask(prompt)))  # noqa: E731
+        at_once = stored and _becomes(known, AT_ONCE_S)
+        away.pause(AWAY_S)
+        run.sabotage.restarting(nats)
+        starting_at = time.monotonic()
+        nats.start(Deadline(BACK_WITHIN_S, "NATS to be back"))
+        back = Deadline(BACK_WITHIN_S, "all to be as before the loss of NATS")
+
+        def served() -> tuple[float | None, object]:
+            answer = ask(unique_prompt(1))
+            return (time.monotonic() if answer.ok else None), answer.describe()
+
+        served_at = _wait(served, back, "not served again after NATS came back")
+        served_again_s = back.elapsed_s
+        kv_events_again_s = _kv_events_again(deployment, back) if deployment.settings.event_plane == "nats" else None
+        events: Events = "delivered" if at_once else "none"
+        if stored and not at_once:
+            # the load makes the worker publish more meanwhile
+            events = "recovered" if _becomes(known, RECOVERED_WITHIN_S) else "lost"
+        load.wait_for_more()
+    ended = [each.name for each in (deployment.frontend, *deployment.workers) if each and not each.is_alive()]
+    times = (lost_at, gone_at, starting_at, served_at, served_again_s, kv_events_again_s)
+    return Outage(*times, events, load.records, ended)
+
+
+def _wait(look: Callable[[], tuple[T | None, object]], deadline: Deadline, otherwise: str) -> T:
+    try:
+        return wait_until(look, deadline, every_s=0.1)
+    except DeadlineExceeded as error:
+        raise AssertionError(f"{error}: {otherwise}") from None
+
+
+def _kv_events_again(deployment: Deployment, back: Deadline) -> float:
+    """Seconds on the clock `back` until the load's KV events are on NATS again."""
+    assert deployment.nats is not None
+    with kv_events(deployment.reach(deployment.nats.url), subject_of(deployment, "kv-events")) as seen:
+        look = lambda: ((True if seen.look() else None), "no KV event since NATS is back")  # noqa: E731
+        _wait(look, back, "the worker is no longer connected to NATS")
+    return back.elapsed_s
+
+
+def _becomes(known: Callable[[], bool], within_s: float) -> bool:
+    try:
+        return wait_until(lambda: (known() or None, "no hit"), Deadline(within_s, "a hit"))
+    except DeadlineExceeded:
+        return False

@@ -1,0 +1,164 @@
+"""The event plane zmq: each worker publishes by itself, on every address of its node, and tells etcd where."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.clients import prometheus
+from fixtures.clients.inference import InferenceEndpoint, complete
+from fixtures.clients.kv_events import KvEvent
+from fixtures.clients.nats import Message, connected
+from fixtures.clients.zmq_events import NobodyPublishes, zmq_kv_events
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.registry import event_channels
+from fixtures.outcomes import BringUpFailed
+from fixtures.run import Run
+from fixtures.services.dynamo import Frontend
+from tests_by_module.module_05_messaging.events import (
+    PUBLISHED_WITHIN_S,
+    STORED_HEADERS,
+    Asked,
+    ask,
+    block_sizes,
+    hit_rate,
+    known_load,
+    misnumbered,
+    unique_prompt,
+    unmatched,
+    wait_for_blocks,
+)
+from tests_by_module.module_05_messaging.outage import HEADERS, fault_table, lose_nats
+
+pytestmark = pytest.mark.needs("managed", "private_network")
+
+PUBLISHERS_CHECK = "M05-19"
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class OverZmq:
+    """A deployment with events over zmq, a known load, its KV events, and all that was on NATS meanwhile."""
+
+    deployment: Deployment
+    addresses: dict[str, str]
+    asked: list[Asked]
+    events: list[KvEvent]
+    block_sizes: dict[int, int]
+    on_nats: list[Message]
+
+
+@pytest.fixture(scope="module")
+def over_zmq(run: Run) -> Iterator[OverZmq]:
+    """Raises BringUpFailed when a worker's publisher is not where etcd says."""
+    planes = {"event_plane": "zmq", "request_plane": "tcp", "router_mode": "kv"}
+    with ExitStack() as stack:
+        deployment = stack.enter_context(
+            run.own_deployment("zmq", workers=WORKERS, sabotage=run.sabotage, **planes)  # type: ignore[arg-type]
+        )
+        settings = deployment.settings
+        with deployment.etcd_client() as etcd:
+            channels = event_channels(etcd, settings.dialect, settings.namespace, "kv-events")
+        silent = {each.instance_id for each in deployment.registered_workers()} - {each.worker_id for each in channels}
+        if silent:
+            told = ", ".join(f"{each:x}" for each in silent)
+            raise BringUpFailed(PUBLISHERS_CHECK, f"no publisher of kv-events is in etcd for worker {told}")
+        try:
+            seen = stack.enter_context(zmq_kv_events(deployment.reach(each.address) for each in channels))
+        except NobodyPublishes as error:
+            told = ", ".join(f"{each.key.name}: {each.address}" for each in channels)
+            raise BringUpFailed(PUBLISHERS_CHECK, f"{error}; etcd says {told}") from None
+        sizes = block_sizes(deployment)
+        client = stack.enter_context(connected(deployment.reach(settings.nats_url)))
+        with client.capture(">") as messages:
+            asked, blocks = known_load(deployment, sizes)
+            events = wait_for_blocks(seen.look, blocks)
+            client.flush()
+        addresses = {f"{each.worker_id:x}": each.address for each in channels}
+        yield OverZmq(deployment, addresses, asked, events, sizes, messages)
+
+
+@pytest.mark.check("M05-19", by_hand="etcdctl get --prefix v1/event_channels/", causes=[27])
+def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence):
+    """Each worker has registered a publisher of KV events, and a ZMQ publisher answers at the address that it told."""
+    evidence.table("publishers", ["worker", "address"], [list(each) for each in over_zmq.addresses.items()])
+    assert len(over_zmq.addresses) == WORKERS, f"{WORKERS} workers were started, publishers are {over_zmq.addresses}"
+
+
+@pytest.mark.check("M05-20", by_hand="nats sub '>'")
+def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence):
+    """With events over zmq and requests over tcp nothing of the deployment is on NATS under a load."""
+    namespace = over_zmq.deployment.settings.namespace
+    mine = sorted({each.subject for each in over_zmq.on_nats if namespace in each.subject})
+    evidence.text("subjects", "\n".join(sorted({each.subject for each in over_zmq.on_nats})) or "none")
+    assert over_zmq.asked, "no load: nothing could have been published"
+    assert not mine, f"events are said to go over zmq, and on NATS there is {', '.join(mine)}"
+
+
+@pytest.mark.check(
+    "M05-21", by_hand="subscribe to the addresses of v1/event_channels with a ZMQ SUB socket", causes=[1]
+)
+def test_kv_events_over_zmq_match_the_prompts(over_zmq: OverZmq, evidence):
+    """Each request's blocks are published over zmq as many as its tokens fill, in messages numbered without gaps."""
+    rows, wrong = unmatched(over_zmq.asked, over_zmq.events, over_zmq.block_sizes)
+    evidence.table("stored", STORED_HEADERS, rows)
+    wrong += misnumbered(over_zmq.events)
+    assert not wrong, "; ".join(wrong)
+
+
+@contextmanager
+def second_frontend(deployment: Deployment) -> Iterator[Frontend]:
+    """One more frontend of the deployment, serving: what its router knows it was told, since it has routed nothing."""
+    first = deployment.frontend
+    assert first is not None
+    second = Frontend("zmq-frontend-2", first.node, first.runtime, first.settings)
+    try:
+        second.start(Deadline(READY_WITHIN_S, "the second frontend"))
+        serves = Deadline(READY_WITHIN_S, "the second frontend to serve")
+        look = lambda: (complete(through(deployment, second), "ready?", max_tokens=1).ok or None, "not yet")  # noqa: E731
+        wait_until(look, serves)
+        yield second
+    finally:
+        if second.is_alive():
+            second.kill()
+
+
+def through(deployment: Deployment, frontend: Frontend) -> InferenceEndpoint:
+    return InferenceEndpoint(frontend.node.reach(frontend.url), deployment.settings.model_name)
+
+
+@pytest.mark.check("M05-22", by_hand="two frontends: send a prompt to one, then to the other", causes=[1, 14])
+def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure):
+    """A router applies what it hears over zmq: a prompt that was routed by another frontend is a hit."""
+    deployment, prompt = over_zmq.deployment, unique_prompt(20)
+    name = deployment.settings.dialect.metrics.kv_events_applied
+    with second_frontend(deployment) as second:
+        metrics = f"{second.node.reach(second.url)}/metrics"
+
+        def applied() -> float:
+            samples = prometheus.scrape(metrics).samples
+            return sum(value for each, told, value in samples if each.startswith(name) and told.get("status") == "ok")
+
+        before = applied()
+        ask(deployment, prompt, max_tokens=2)
+        with suppress(DeadlineExceeded):  # how many there are is judged below
+            look = lambda: (applied() > before or None, "none")  # noqa: E731
+            wait_until(look, Deadline(PUBLISHED_WITHIN_S, "an event to be applied"))
+        measure("kv_events_applied", applied() - before)
+        again = complete(through(deployment, second), prompt, max_tokens=2)
+        measure("kv_hit_rate_again", hit_rate(again))
+    measure.judge()
+
+
+@pytest.mark.check("M05-23", by_hand="kill -KILL nats-server under load; start it again", causes=[7])
+def test_nats_lost_with_events_over_zmq_costs_nothing(run: Run, over_zmq: OverZmq, measure, evidence):
+    """With events over zmq and requests over tcp the loss of NATS costs no request and no KV event."""
+    seen = lose_nats(run, over_zmq.deployment)
+    table = fault_table(run, over_zmq.deployment)
+    evidence.table("requests by when they were sent", HEADERS, seen.rows(table))
+    measure("served_again_s", seen.served_again_s)
+    wrong = seen.mistakes(table)
+    assert not wrong, "; ".join(wrong)
+    measure.judge()
