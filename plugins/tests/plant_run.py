@@ -17,6 +17,15 @@ PARTS = ("conftest.py", "pyproject.toml", "fixtures", "plugins", "inventory", TE
 REPORT_PARTS = ("templates", "run.schema.json")
 # a whole run takes 45 s on two idle cores, a plant that lets every wait run out twice that; and the machine may be busy
 RUN_WITHIN_S = 400
+# what may only run where nobody else reaches it does so in a network namespace that has nothing but its loopback
+ALONE = ("unshare", "--map-root-user", "--net", sys.executable, "-c")
+LOOPBACK_UP = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+PRIVATE = ("--inventory", "inventory/private.yaml")
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,19 @@ def copy_of_the_suite(target: Path) -> Path:
     return target
 
 
-def run_suite(suite: Path, *arguments: str) -> PlantRun:
-    """pytest as a child in the copy `suite`. AssertionError with its output when it left no record."""
+def run_suite(suite: Path, *arguments: str, private_network: bool = False) -> PlantRun:
+    """pytest as a child in the copy `suite`, on its default inventory, or alone in a network on the one for that.
+
+    AssertionError with its output when it left no record.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    if private_network:
+        command = [*ALONE, LOOPBACK_UP, *command, *PRIVATE]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     latest = suite / "reports" / "latest"
     latest.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *arguments],
+        command,
         cwd=suite,
         env=environment,
         stdout=subprocess.PIPE,

@@ -34,7 +34,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_plant_is_caught_and_nothing_else_turns_red(plant: Plant, whole: bool, suite: Path) -> None:
     chosen = [f"{TESTS}/{module}" for module in plant.modules] if whole else short_form(plant)
-    run = run_suite(suite, *chosen, "--plant", plant.name)
+    run = run_suite(suite, *chosen, "--plant", plant.name, private_network=plant.private_network)
     assert not mistakes(plant, run.record, run.exit_status), run.output
 
 
@@ -42,6 +42,13 @@ def test_clean_run_is_accepted(suite: Path) -> None:
     run = run_suite(suite, TESTS)
     red = [check for check in run.record["checks"] if check["outcome"] in ("failed", "error")]
     assert (run.exit_status, run.record["verdict"], red) == (0, "ACCEPTED", []), run.output
+    assert not run.record["tear_down_errors"], run.output
+
+
+def test_clean_run_in_a_network_of_its_own_is_accepted(suite: Path) -> None:
+    run = run_suite(suite, f"{TESTS}/module_05_messaging/test_zmq_events.py", private_network=True)
+    outcomes = {check["outcome"] for check in run.record["checks"]}
+    assert (run.exit_status, run.record["verdict"], outcomes) == (0, "ACCEPTED", {"passed"}), run.output
     assert not run.record["tear_down_errors"], run.output
 
 
