@@ -41,6 +41,9 @@ def durable(run: Run) -> Iterator[Durable]:
     asked_for = dialect(version).events.durable
     assert asked_for is not None, f"dynamo_jetstream_runtime: ai-dynamo {version} keeps no KV events in JetStream"
     arguments = {"worker_args": asked_for.worker_args, "frontend_args": asked_for.frontend_args}
+    if run.inventory.with_role("frontend")[0] == run.inventory.with_role("worker")[0]:
+        # left to choose, an older Dynamo takes a link-local IPv6 address where there is one, and cannot listen there
+        arguments["extra_env"] = tuple((name, "lo") for name in dialect(version).environment.bind_interface)
     with run.own_deployment(
         "durable", runtime=runtime, event_plane="nats", router_mode="kv", sabotage=run.sabotage, **arguments
     ) as deployment:
