@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint
@@ -73,21 +74,27 @@ def kept_busy(
         for number, worker in enumerate(each for each in workers for _ in range(streams))
     ]
     endpoint = InferenceEndpoint(url, deployment.settings.model_name)
-    before = _in_flight(deployment, workers)
 
-    def under_way() -> tuple[bool | None, object]:
-        now = _in_flight(deployment, workers)
-        return (True if all(now[w] >= before[w] + streams for w in workers) else None), f"{now} in flight"
+    def wait(least: int, most: float, what: str) -> None:
+        """Until each worker has so many requests in flight."""
 
+        def look() -> tuple[bool | None, object]:
+            now = _in_flight(deployment, workers)
+            return (True if all(least <= each <= most for each in now.values()) else None), f"{now} in flight"
+
+        try:
+            wait_until(look, Deadline(UNDER_WAY_WITHIN_S, what))
+        except DeadlineExceeded as error:
+            raise CouldNotLook(f"the load is none: {error}") from None
+
+    # a load that was there before has been left, and its workers may not have heard of it yet
+    wait(0, 0, "workers to be idle before they are loaded")
     with ThreadPoolExecutor(1) as pool:
         many = len(requests)
         leave_when = partial(left.wait, 0.1)
         load = pool.submit(run_load, endpoint, requests, concurrency=many, within_s=WITHIN_S, leave_when=leave_when)
         try:
-            try:
-                wait_until(under_way, Deadline(UNDER_WAY_WITHIN_S, f"{many} streams to be under way"))
-            except DeadlineExceeded as error:
-                raise CouldNotLook(f"the load is none: {error}") from None
+            wait(streams, inf, f"{many} streams to be under way")
             yield
         finally:
             left.set()
