@@ -51,6 +51,10 @@ class Evidence:
         """Keep a log, a metrics page, a dump of keys: shown as a link."""
         self._keep("text", name, "txt", content)
 
+    def note(self, title: str, content: str) -> None:
+        """Keep sentences that a reader should meet: shown in the report as they are, a paragraph for each line."""
+        self._keep("note", title, "txt", content)
+
     def table(self, title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Keep a table: shown in the report, and a CSV file."""
         lines = io.StringIO()

@@ -99,6 +99,8 @@ def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:
         with path.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.reader(lines))
         return {**entry, "rows": rows[: ROWS_SHOWN + 1], "more": max(0, len(rows) - ROWS_SHOWN - 1)}
+    if entry["kind"] == "note":
+        return {**entry, "lines": path.read_text(encoding="utf-8").splitlines()}
     if entry["kind"] == "svg":
         encoded = base64.b64encode(path.read_bytes()).decode("ascii")
         return {**entry, "image": f"data:image/svg+xml;base64,{encoded}"}
