@@ -62,7 +62,9 @@ def test_the_h200_case_is_rejected_by_its_transfer_and_by_its_twin(reported):
 def test_the_page_tells_it_in_words_in_curves_and_in_a_table(reported):
     page = (reported.latest / "report.html").read_text(encoding="utf-8")
     ours = page[page.index('<main class="acceptance">') : page.index("</main>")]
-    assert "<p>throughput: with Dynamo worse at 2 of 2 points; there is no length and load from which on" in ours
+    assert (
+        "<p>throughput: with Dynamo worse at 2 of 2 points (-88 %); there is no length and load from which on" in ours
+    )
     assert "data:image/svg+xml;base64," in ours
     for cell in ("494.3 tokens/s", "-88.3 %", "3 and 3", "no difference shown"):
         assert f"<td>{cell}</td>" in ours, cell
