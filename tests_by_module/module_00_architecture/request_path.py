@@ -7,6 +7,7 @@ from fixtures.clients.inference import Answer, complete
 from fixtures.clients.prometheus import Metrics
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import Inventory
 
 # a hop counts when it has finished with a request, which may be just after the client has its answer
 COUNTED_WITHIN_S = 2
@@ -24,8 +25,16 @@ class RequestPath:
     workers: dict[int, float]
 
 
-def follow(deployment: Deployment, requests: int) -> RequestPath:
-    """Send `requests` different prompts one after the other and read every hop's counters before and after."""
+def workers_on_the_way(inventory: Inventory) -> int:
+    """Of one request: a worker that computes the prompt and one that decodes, where the two are apart."""
+    return 2 if inventory.with_role("prefill") else 1
+
+
+def follow(deployment: Deployment, requests: int, workers_each: int) -> RequestPath:
+    """Send `requests` different prompts one after the other and read every hop's counters before and after.
+
+    A request passes `workers_each` workers: two where prefill and decode are apart.
+    """
     names = deployment.settings.dialect.metrics
 
     def hops(metrics: Metrics) -> tuple[float, float]:
@@ -40,7 +49,7 @@ def follow(deployment: Deployment, requests: int) -> RequestPath:
     answers = tuple(complete(deployment.endpoint, prompt, max_tokens=2) for prompt in prompts)
     served_by: dict[int, int] = {}
     for answer in answers:
-        for worker_id in answer.worker_ids:
+        for worker_id in answer.way_ids:
             served_by[worker_id] = served_by.get(worker_id, 0) + 1
 
     def look() -> tuple[RequestPath | None, object]:
@@ -49,7 +58,7 @@ def follow(deployment: Deployment, requests: int) -> RequestPath:
         path = RequestPath(requests, answers, served_by, frontend - frontend_before, router - router_before, workers)
         nonlocal last
         last = path
-        counted = min(path.frontend, path.router, sum(workers.values()))
+        counted = min(path.frontend, path.router, sum(workers.values()) / workers_each)
         return (path if counted >= requests else None), path
 
     last: RequestPath | None = None
