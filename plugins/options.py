@@ -26,8 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def inventory_path(config: pytest.Config) -> Path:
+    """The one that is given, else the one that the plant is for, else the embedded default."""
     given = config.getoption("inventory")
-    return config.invocation_params.dir / given if given else config.rootpath / "inventory" / "local.yaml"
+    if given:
+        return config.invocation_params.dir / given
+    plant = _plants().get(config.getoption("plant")) if config.getoption("plant") else None
+    return config.rootpath / "inventory" / f"{plant.inventory if plant else 'local'}.yaml"
 
 
 def is_under_test(config: pytest.Config) -> bool:

@@ -1,0 +1,1 @@
+"""Module 08: workers on several nodes."""

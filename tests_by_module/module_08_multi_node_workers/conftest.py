@@ -1,0 +1,145 @@
+"""Fixtures of module 08: a load of which is known which node served each request, and one under which workers come
+and go."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import pytest
+
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments import placement
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.inventory.model import Inventory
+from fixtures.load.on_node import LoadResult
+from fixtures.load.plan import LoadPlan
+from fixtures.measure.timeline import Moment
+from fixtures.nodes import Node
+from fixtures.outcomes import BringUpFailed
+from fixtures.probes.probe import links
+from fixtures.run import Run
+from fixtures.services.base import ServiceFailed
+from tests_by_module.module_08_multi_node_workers.members import Member, by_worker, counted, load_from_client, members
+
+JOINS_CHECK = "M08-04"
+REQUEST_BYTES = "dynamo_component_request_bytes_total"
+SERVES_WITHIN_S, DRAINS_WITHIN_S = 15, 30
+# each a fifth of what is asked of one worker at most: nothing queues, and all that is sent is short of its deadline
+RATE_PER_S, GO_ON_FOR = 20.0, 100
+
+
+@dataclass(frozen=True)
+class Links:
+    """What moved during the load: bytes of requests that each worker counted, and bytes of each node's interfaces."""
+
+    request_bytes: dict[int, float]
+    before: dict[str, dict]
+    after: dict[str, dict]
+
+    def moved(self, node: str, interface: str) -> tuple[int, int]:
+        """Bytes received and sent."""
+        before, after = self.before[node][interface], self.after[node][interface]
+        return after["rx_bytes"] - before["rx_bytes"], after["tx_bytes"] - before["tx_bytes"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A load that is over, the workers, how many requests each has counted meanwhile, and what moved on the links."""
+
+    load: LoadResult
+    workers: list[Member]
+    counted: dict[int, float]
+    links: Links
+
+
+@pytest.fixture(scope="package")
+def worker_nodes(inventory: Inventory) -> list[str]:
+    """The nodes that the inventory gives workers."""
+    return [spec.name for spec in inventory.with_role("worker")]
+
+
+@pytest.fixture(scope="package")
+def served(run: Run, deployment: Deployment, inventory: Inventory, nodes: dict[str, Node]) -> Served:
+    """Long prompts, unlike each other, sent from the client's node."""
+    workers = members(deployment, inventory)
+    requests_metric = deployment.settings.dialect.metrics.worker_requests
+    servers = [name for name in nodes if set(inventory.node(name).dynamo_roles) != {"client"}]
+    plan = LoadPlan(
+        seed=run.seed + 1,
+        prompt_tokens=(3000, 4000),
+        output_tokens=(4, 8),
+        within_s=60,
+        concurrency=4 * len(workers),
+        count=60 * len(workers),
+    )
+    requests, sizes = (counted(deployment, workers, name) for name in (requests_metric, REQUEST_BYTES))
+    # between the looks at the interfaces nothing else is asked of the nodes: to ask is traffic, too
+    before = {name: links(nodes[name]) for name in servers}
+    with load_from_client(run, deployment, plan) as sent:
+        load = sent.finish()
+    after = {name: links(nodes[name]) for name in servers}
+    done, moved = (counted(deployment, workers, name) for name in (requests_metric, REQUEST_BYTES))
+    return Served(
+        load,
+        workers,
+        {worker: done[worker] - requests[worker] for worker in requests},
+        Links({worker: moved[worker] - sizes[worker] for worker in sizes}, before, after),
+    )
+
+
+@pytest.fixture(scope="package")
+def spread(run: Run, worker_nodes: list[str]) -> placement.Placement:
+    """One worker on each of the first two nodes that have any; the rest as declared."""
+    return replace(placement.declared(run.inventory.nodes), workers=dict.fromkeys(worker_nodes[:2], 1))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A load under which a worker joined on the second node, and left it again on SIGTERM."""
+
+    load: LoadResult
+    stayed: int
+    came: int
+    registered: Moment
+    signalled: Moment
+    exit_status: int | None
+
+    def between(self, begin_s: float, end_s: float) -> list:
+        return [request for request in self.load.requests if begin_s <= request.sent_at_s <= end_s]
+
+
+@pytest.fixture(scope="package")
+def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Iterator[Scaled]:
+    """Raises BringUpFailed when the worker that joins never serves."""
+    first, second = spread.workers
+    alone = replace(spread, workers={first: 1})
+    plan = LoadPlan(
+        seed=run.seed + 2, prompt_tokens=(20, 60), output_tokens=(100, 150), within_s=30, rate_per_s=RATE_PER_S
+    )
+    with ExitStack() as stack:
+        deployment = stack.enter_context(
+            run.own_deployment("scaling", placed=alone, sabotage=run.sabotage.own("scaling"))
+        )
+        (stayed,) = (each.instance_id for each in members(deployment, inventory))
+        sent = stack.enter_context(load_from_client(run, deployment, plan))
+        sent.wait_until_completed(20, Deadline(30, "a quiet beginning"))
+        worker = stack.enter_context(run.joined_worker(deployment, on=second))
+        try:
+            deadline = Deadline(READY_WITHIN_S, f"{worker.name} on {second} to register")
+            came = deployment.wait_until_registered(worker, deadline).instance_id
+            registered = sent.mark("worker joined")
+            look = lambda: (by_worker(sent.so_far())[came] or None, f"{by_worker(sent.so_far())}")  # noqa: E731
+            wait_until(look, Deadline(SERVES_WITHIN_S, f"{worker.name} on {second} to serve"), every_s=0.2)
+        except (DeadlineExceeded, ServiceFailed) as error:
+            raise BringUpFailed(JOINS_CHECK, f"a worker that joins under load does not serve: {error}") from None
+        sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR, Deadline(60, "the load to go on with two workers"))
+        signalled = sent.mark("SIGTERM")
+        process = worker.require_process()
+        process.signal(signal.SIGTERM)
+        ended = lambda: (True if process.exit_status() is not None else None, "it runs")  # noqa: E731
+        wait_until(ended, Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+        sent.mark("worker ended")
+        sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR, Deadline(60, "the load to go on with one worker"))
+        load = sent.finish()
+        return Scaled(load, stayed, came, registered, signalled, process.exit_status())

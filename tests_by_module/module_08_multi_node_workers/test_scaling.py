@@ -1,0 +1,48 @@
+"""Workers come and go on another node while requests are under way."""
+
+import pytest
+
+from fixtures.charts import fault_timeline
+from fixtures.measure.timeline import hit, lost
+from fixtures.outcomes import CouldNotLook
+from tests_by_module.module_08_multi_node_workers.conftest import Scaled
+from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
+
+pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed")]
+
+
+@pytest.mark.check("M08-04", by_hand="start a worker on the other node under load", causes=[18, 28])
+def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measure, evidence):
+    """Scale-out under load: no request is lost, and the worker on the other node soon has its share."""
+    joined, leaves = scaled.registered.at_s, scaled.signalled.at_s
+    evidence.svg(
+        "a worker joins and leaves",
+        fault_timeline("a worker joins and leaves", scaled.load.requests, scaled.load.moments),
+    )
+    until_it_left = [request for request in scaled.load.requests if request.ended_at_s < leaves]
+    first = min(request.sent_at_s for request in scaled.load.requests if scaled.came in request.worker_ids)
+    counts = by_worker(scaled.between(first, leaves))
+    counts = {each: counts[each] for each in (scaled.stayed, scaled.came)}
+    evidence.table("requests once both serve", ["worker", "requests"], [[f"{w:x}", n] for w, n in counts.items()])
+    measure("lost_requests", len(lost(until_it_left)), n=len(until_it_left))
+    measure("joined_serves_after_s", max(0.0, first - joined))
+    measure("joined_of_fair_share", of_fair_share(counts, scaled.came), n=sum(counts.values()))
+    measure.judge()
+
+
+@pytest.mark.check("M08-05", by_hand="kill -TERM -- -PGID of one of two workers under load", causes=[21])
+def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure, evidence):
+    """Scale-in by SIGTERM under load: what the worker has begun it ends, and nothing new is sent to it."""
+    leaves = scaled.signalled.at_s
+    under_way = [each for each in hit(scaled.load.requests, leaves, leaves) if scaled.came in each.worker_ids]
+    after = [request for request in scaled.load.requests if request.ended_at_s >= leaves]
+    harmed = lost(after)
+    evidence.table("lost requests", ["request"], [[str(request)] for request in harmed])
+    if not under_way and not harmed:
+        raise CouldNotLook("the worker had nothing under way when it was to leave: its leaving shows nothing")
+    last = max((each.sent_at_s for each in scaled.load.requests if scaled.came in each.worker_ids), default=leaves)
+    measure("lost_requests", len(harmed), n=len(after))
+    measure("given_requests_until_s", max(0.0, last - leaves))
+    measure("under_way_when_it_left", len(under_way))
+    measure.judge()
+    assert scaled.exit_status == 0, f"the worker ended with {scaled.exit_status} after SIGTERM"

@@ -1,0 +1,96 @@
+"""A worker on each node behind one frontend: each serves, and it is known which."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import Inventory
+from fixtures.measure.timeline import lost
+from fixtures.nodes import Node
+from fixtures.outcomes import BringUpFailed, CouldNotLook
+from fixtures.probes.probe import sockets
+from tests_by_module.module_08_multi_node_workers.conftest import Served
+from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
+
+pytestmark = pytest.mark.needs("multi_node")
+
+
+@pytest.mark.check("M08-01", by_hand="send unique prompts, count nvext.worker_id", causes=[18, 28])
+@pytest.mark.smoke
+def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], measure, evidence):
+    """Unlike prompts are served by the workers of all nodes, evenly, and none is lost."""
+    counts = by_worker(served.load.requests)
+    by_node = {name: 0 for name in worker_nodes}
+    for worker in served.workers:
+        by_node[worker.home or worker.address] = by_node.get(worker.home, 0) + counts[worker.instance_id]
+    evidence.table("requests by node", ["node", "requests"], by_node.items())
+    harmed = lost(served.load.requests)
+    assert not harmed, f"{len(harmed)} of {len(served.load.requests)} requests are lost: {harmed[0]}"
+    idle = [name for name in worker_nodes if not by_node[name]]
+    assert not idle, f"no request was served on {', '.join(idle)}: {by_node}"
+    shares = {each.instance_id: counts[each.instance_id] for each in served.workers}
+    measure("busiest_of_fair_share", max(of_fair_share(shares, each) for each in shares), n=sum(counts.values()))
+    measure.judge()
+
+
+@pytest.mark.check("M08-02", by_hand="etcdctl get --prefix v1/instances/; ss -tlnp on the node", causes=[27])
+def test_node_that_served_is_known(
+    served: Served, deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence
+):
+    """The id in each answer leads over etcd to a node's data address, a process that listens there, and its count."""
+    counts = by_worker(served.load.requests)
+    known = {each.instance_id: each for each in served.workers}
+    strangers = sorted(counts.keys() - known.keys())
+    assert not strangers, (
+        f"answers name workers that are not registered: {', '.join(f'{each:x}' for each in strangers)}"
+    )
+    anonymous = [request for request in served.load.requests if len(request.worker_ids) != 1]
+    assert not anonymous, f"{len(anonymous)} answers do not name one worker: {anonymous[0]}"
+    lost_ones = {each.hex_id: each.address for each in served.workers if each.node is None}
+    assert not lost_ones, (
+        f"workers registered addresses that are no node's data address: {lost_ones}; data addresses are "
+        f"{', '.join(spec.dynamo_data_address for spec in inventory.nodes)}"
+    )
+    listening = {each.node: sockets(nodes[each.node])["listening"] for each in served.workers}
+    ports = {worker.instance_id: worker.port for worker in deployment.registered_workers()}
+    rows, wrong = [], []
+    for worker in served.workers:
+        port = ports.get(worker.instance_id)
+        pids = {each["pid"] for each in listening[worker.node] if each["local"] == [worker.address, port]}
+        told, own = counts[worker.instance_id], served.counted.get(worker.instance_id)
+        rows.append([worker.hex_id, worker.node, f"{worker.address}:{port}", *pids, told, own])
+        if port is not None and not pids:
+            wrong.append(f"nothing listens on {worker.address}:{port} of {worker.node}")
+        if told != own:
+            wrong.append(f"{told} answers name {worker.hex_id}, the process on {worker.node} counted {own}")
+    evidence.table("who served", ["worker", "node", "address", "pid", "answers", "counted"], rows)
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M08-03", by_hand="cat /proc/net/dev before and after a load", causes=[73, 79])
+def test_requests_go_over_the_data_link(
+    served: Served, deployment: Deployment, inventory: Inventory, worker_nodes: list[str], measure, evidence
+):
+    """Between the nodes, what is asked of a worker comes over the data link, and next to nothing over any other."""
+    front = urlsplit(deployment.frontend_url).hostname
+    remote = [name for name in worker_nodes if inventory.node(name).dynamo_data_address != front]
+    asked = sum(served.links.request_bytes[each.instance_id] for each in served.workers if each.home in remote)
+    rows, over_data, elsewhere = [], 0, 0
+    for name in remote:
+        address = inventory.node(name).dynamo_data_address
+        data = next((each for each, link in served.links.before[name].items() if link["address"] == address), None)
+        if data is None:
+            raise CouldNotLook(f"no interface of {name} has its data address {address}: {served.links.before[name]}")
+        for interface in served.links.before[name].keys() - {"lo"}:
+            received, sent = served.links.moved(name, interface)
+            rows.append([name, interface, "data link" if interface == data else "", received, sent])
+            over_data += received if interface == data else 0
+            elsewhere += received + sent if interface != data else 0
+    evidence.table("bytes moved", ["node", "interface", "", "received", "sent"], rows)
+    if not asked:
+        raise BringUpFailed("M08-01", f"the workers of {', '.join(remote)} were asked for nothing")
+    measure("request_bytes", asked, n=len(served.load.requests))
+    measure("data_link_of_request_bytes", over_data / asked, n=len(served.load.requests))
+    measure("other_links_of_request_bytes", elsewhere / asked, n=len(served.load.requests))
+    measure.judge()
