@@ -62,6 +62,7 @@ def test_workers_are_started_for_the_data_link(
     assert not wrong, "; ".join(dict.fromkeys(wrong))
 
 
+@pytest.mark.needs("runtime")
 @pytest.mark.check("M08-08", by_hand="pytest tests_by_module --dry-run", causes=[73, 74, 77])
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])

@@ -13,7 +13,7 @@ from fixtures.probes.probe import sockets
 from tests_by_module.module_08_multi_node_workers.conftest import Served
 from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
 
-pytestmark = pytest.mark.needs("multi_node")
+pytestmark = pytest.mark.needs("multi_node", "runtime")
 
 
 @pytest.mark.check("M08-01", by_hand="send unique prompts, count nvext.worker_id", causes=[18, 28])
