@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments import placement
+from fixtures.deployments import parallel, placement
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.launches import NodeFacts
 from fixtures.inventory.model import Inventory
 from fixtures.load.on_node import LoadResult
 from fixtures.load.plan import LoadPlan
@@ -22,7 +23,7 @@ from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from tests_by_module.module_08_multi_node_workers.members import Member, by_worker, counted, load_from_client, members
 
-JOINS_CHECK = "M08-04"
+SERVES_CHECK, JOINS_CHECK = "M08-01", "M08-04"
 REQUEST_BYTES = "dynamo_component_request_bytes_total"
 SERVES_WITHIN_S, DRAINS_WITHIN_S = 15, 30
 # each a fifth of what is asked of one worker at most: nothing queues, and all that is sent is short of its deadline
@@ -55,8 +56,13 @@ class Served:
 
 @pytest.fixture(scope="package")
 def worker_nodes(inventory: Inventory) -> list[str]:
-    """The nodes that the inventory gives workers."""
-    return [spec.name for spec in inventory.with_role("worker")]
+    """The nodes that the inventory gives workers. Raises BringUpFailed for fewer than two."""
+    names = [spec.name for spec in inventory.with_role("worker")]
+    if len(names) < 2:
+        raise BringUpFailed(
+            SERVES_CHECK, f"workers are on {', '.join(names) or 'no node'} only: give a second node the role worker"
+        )
+    return names
 
 
 @pytest.fixture(scope="package")
@@ -143,3 +149,22 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Itera
         sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR, Deadline(60, "the load to go on with one worker"))
         load = sent.finish()
         return Scaled(load, stayed, came, registered, signalled, process.exit_status())
+
+
+@pytest.fixture(scope="package")
+def node_facts(nodes: dict[str, Node], inventory: Inventory, worker_nodes: list[str]) -> dict[str, NodeFacts]:
+    """Of each node with workers: its addresses as found, its devices as declared."""
+    found = {}
+    for name in worker_nodes:
+        spec, interfaces = inventory.node(name), links(nodes[name])
+        addresses = {interface: link["address"] for interface, link in interfaces.items()}
+        found[name] = NodeFacts(name, spec.dynamo_data_address, addresses, spec.dynamo_rdma_devices)
+    return found
+
+
+@pytest.fixture(scope="package")
+def engine_nodes(run: Run, node_facts: dict[str, NodeFacts]) -> list[parallel.Member]:
+    """The nodes with workers, as parts of one engine: a device is a GPU, or the CPU where there is none."""
+    gpus = {name: len(run.facts()[name]["gpu"].get("found", ())) for name in node_facts}
+    versions = {name: run.equipment()[name].runtime.versions for name in node_facts}
+    return [parallel.Member(node_facts[name], gpus[name] or 1, versions[name]) for name in node_facts]

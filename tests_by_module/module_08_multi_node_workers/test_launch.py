@@ -2,14 +2,14 @@
 
 import pytest
 
-from fixtures.deployments.deployment import Deployment, Equipment
-from fixtures.deployments.launches import Launch, NodeFacts, lint, variables
+from fixtures.deployments.deployment import Deployment
+from fixtures.deployments.launches import Launch, lint, variables
 from fixtures.deployments.parallel import EXECUTORS, Member, check, plan, vllm_command
 from fixtures.deployments.picture import Picture
 from fixtures.inventory.model import Inventory
 from fixtures.nodes import Node
 from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import families, links
+from fixtures.probes.probe import families
 from fixtures.run import Run
 
 pytestmark = pytest.mark.needs("multi_node")
@@ -17,31 +17,9 @@ pytestmark = pytest.mark.needs("multi_node")
 PORT = 29500
 
 
-@pytest.fixture(scope="module")
-def facts(nodes: dict[str, Node], inventory: Inventory) -> dict[str, NodeFacts]:
-    """Of each node with workers: its addresses and devices, as found."""
-    return {
-        spec.name: NodeFacts(
-            spec.name,
-            spec.dynamo_data_address,
-            {name: link["address"] for name, link in links(nodes[spec.name]).items()},
-            spec.dynamo_rdma_devices,
-        )
-        for spec in inventory.with_role("worker")
-    }
-
-
-@pytest.fixture
-def members(run: Run, facts: dict[str, NodeFacts]) -> list[Member]:
-    """The nodes with workers, as parts of one engine."""
-    gpus = {name: len(run.facts()[name]["gpu"].get("found", ())) for name in facts}
-    equipment: dict[str, Equipment] = run.equipment()
-    return [Member(facts[name], gpus[name] or 1, equipment[name].runtime.versions) for name in facts]
-
-
 @pytest.mark.check("M08-07", by_hand="tr '\\0' '\\n' < /proc/PID/environ", causes=[69, 73, 77, 79])
 def test_workers_are_started_for_the_data_link(
-    deployment: Deployment, picture: Picture, inventory: Inventory, nodes: dict[str, Node], facts, evidence
+    deployment: Deployment, picture: Picture, inventory: Inventory, nodes: dict[str, Node], node_facts, evidence
 ):
     """No variable of a worker's environment leads it to another interface, address or device than the data link's."""
     workers = [each for each in picture.of_kind("worker") if each.pid is not None]
@@ -55,7 +33,7 @@ def test_workers_are_started_for_the_data_link(
                 worker.id, worker.node, runtime.engine, tuple(process["argv"]), process["environment"], nodes=1
             )
             rows += [[worker.id, worker.node, process["pid"], *pair] for pair in sorted(launch.env.items())]
-            wrong += lint(launch, facts[worker.node])
+            wrong += lint(launch, node_facts[worker.node])
     evidence.table("environment", ["worker", "node", "pid", "variable", "value"], rows)
     if not rows:
         raise CouldNotLook(f"no worker was started with any of {', '.join(names)}: there is nothing to look at")
@@ -67,21 +45,21 @@ def test_workers_are_started_for_the_data_link(
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])
 def test_an_engine_over_all_nodes_can_be_launched(
-    axis: str, executor: str, run: Run, members: list[Member], deployment: Deployment, evidence
+    axis: str, executor: str, run: Run, engine_nodes: list[Member], deployment: Deployment, evidence
 ):
     """One rank on each node, one master on the data link, as many ranks as devices, one version everywhere."""
-    devices = sum(each.devices for each in members)
-    sizes = {"pipeline": len(members), "tensor": devices // len(members)}
+    devices = sum(each.devices for each in engine_nodes)
+    sizes = {"pipeline": len(engine_nodes), "tensor": devices // len(engine_nodes)}
     if axis == "tensor":
         sizes = {"pipeline": 1, "tensor": devices}
-    equipment = run.equipment()[members[0].facts.name]
+    equipment = run.equipment()[engine_nodes[0].facts.name]
     command = vllm_command(equipment.runtime.python, equipment.model_path, deployment.settings.model_name)
-    planned = run.sabotage.parallel(plan(members, **sizes, command=command, env={}, port=PORT, executor=executor))
+    planned = run.sabotage.parallel(plan(engine_nodes, **sizes, command=command, port=PORT, executor=executor))
     rows = [
         [rank.rank, launch.node, " ".join(launch.argv), " ".join(f"{k}={v}" for k, v in launch.env.items())]
         for rank in planned.ranks
         for launch in rank.launches
     ]
     evidence.table("launches", ["rank", "node", "command", "environment"], rows)
-    wrong = check(planned, [each.facts.name for each in members])
+    wrong = check(planned, [each.facts.name for each in engine_nodes])
     assert not wrong, "; ".join(wrong)

@@ -9,13 +9,10 @@ from fixtures.clients.inference import EXTRA_FIELDS, complete
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.launches import Launch
-from fixtures.deployments.parallel import check, plan, vllm_command
+from fixtures.deployments.parallel import Member, check, plan, vllm_command
 from fixtures.nodes import Node
 from fixtures.run import Run
 from fixtures.services.base import Service, ServiceFailed
-from tests_by_module.module_08_multi_node_workers.test_launch import facts, members
-
-__all__ = ["facts", "members"]
 
 pytestmark = [
     pytest.mark.needs("multi_node"),
@@ -45,12 +42,14 @@ class Part(Service):
 
 
 @contextmanager
-def spanning(run: Run, deployment: Deployment, members: list, nodes: dict[str, Node], **sizes: int) -> Iterator[int]:
+def spanning(
+    run: Run, deployment: Deployment, members: list[Member], nodes: dict[str, Node], **sizes: int
+) -> Iterator[int]:
     """The engine over all nodes as one more worker of the deployment: its instance id. Raises ServiceFailed."""
     equipment = run.equipment()[members[0].facts.name]
     command = vllm_command(equipment.runtime.python, equipment.model_path, deployment.settings.model_name)
     (port,) = equipment.node.free_ports(1)
-    planned = plan(members, **sizes, command=command, env={}, port=port)
+    planned = plan(members, **sizes, command=command, port=port)
     assert not (wrong := check(planned, [each.facts.name for each in members])), "; ".join(wrong)
     there = {worker.instance_id for worker in deployment.registered_workers()}
     parts = [
@@ -85,7 +84,9 @@ def greedy(deployment: Deployment, worker: int) -> str:
     return answer.text
 
 
-def judge(run: Run, deployment: Deployment, members: list, nodes: dict[str, Node], evidence, **sizes: int) -> None:
+def judge(
+    run: Run, deployment: Deployment, members: list[Member], nodes: dict[str, Node], evidence, **sizes: int
+) -> None:
     alone = deployment.registered_workers()[0].instance_id
     expected = greedy(deployment, alone)
     with spanning(run, deployment, members, nodes, **sizes) as worker:
@@ -95,13 +96,16 @@ def judge(run: Run, deployment: Deployment, members: list, nodes: dict[str, Node
 
 
 @pytest.mark.check("M08-20", by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2", causes=[74])
-def test_pipeline_over_nodes_answers_as_one_node(run: Run, deployment: Deployment, members, nodes, evidence):
+def test_pipeline_over_nodes_answers_as_one_node(run: Run, deployment: Deployment, engine_nodes, nodes, evidence):
     """An engine whose layers are spread over the nodes serves, with the tokens of one that has them all."""
-    devices = members[0].devices
-    judge(run, deployment, members, nodes, evidence, pipeline=len(members), tensor=devices)
+    sizes = {"pipeline": len(engine_nodes), "tensor": engine_nodes[0].devices}
+    judge(run, deployment, engine_nodes, nodes, evidence, **sizes)
 
 
 @pytest.mark.check("M08-21", by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2", causes=[74])
-def test_tensor_parallel_over_nodes_answers_as_one_node(run: Run, deployment: Deployment, members, nodes, evidence):
+def test_tensor_parallel_over_nodes_answers_as_one_node(
+    run: Run, deployment: Deployment, engine_nodes, nodes, evidence
+):
     """An engine whose every layer is spread over the nodes serves, with the tokens of one that has them whole."""
-    judge(run, deployment, members, nodes, evidence, pipeline=1, tensor=sum(each.devices for each in members))
+    sizes = {"pipeline": 1, "tensor": sum(each.devices for each in engine_nodes)}
+    judge(run, deployment, engine_nodes, nodes, evidence, **sizes)

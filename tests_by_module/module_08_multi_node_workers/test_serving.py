@@ -10,7 +10,7 @@ from fixtures.measure.timeline import lost
 from fixtures.nodes import Node
 from fixtures.outcomes import BringUpFailed, CouldNotLook
 from fixtures.probes.probe import sockets
-from tests_by_module.module_08_multi_node_workers.conftest import Served
+from tests_by_module.module_08_multi_node_workers.conftest import SERVES_CHECK, Served
 from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
 
 pytestmark = pytest.mark.needs("multi_node", "runtime")
@@ -89,7 +89,7 @@ def test_requests_go_over_the_data_link(
             elsewhere += received + sent if interface != data else 0
     evidence.table("bytes moved", ["node", "interface", "", "received", "sent"], rows)
     if not asked:
-        raise BringUpFailed("M08-01", f"the workers of {', '.join(remote)} were asked for nothing")
+        raise BringUpFailed(SERVES_CHECK, f"the workers of {', '.join(remote)} were asked for nothing")
     measure("request_bytes", asked, n=len(served.load.requests))
     measure("data_link_of_request_bytes", over_data / asked, n=len(served.load.requests))
     measure("other_links_of_request_bytes", elsewhere / asked, n=len(served.load.requests))
