@@ -165,6 +165,9 @@ def node_facts(nodes: dict[str, Node], inventory: Inventory, worker_nodes: list[
 @pytest.fixture(scope="package")
 def engine_nodes(run: Run, node_facts: dict[str, NodeFacts]) -> list[parallel.Member]:
     """The nodes with workers, as parts of one engine: a device is a GPU, or the CPU where there is none."""
-    gpus = {name: len(run.facts()[name]["gpu"].get("found", ())) for name in node_facts}
-    versions = {name: run.equipment()[name].runtime.versions for name in node_facts}
-    return [parallel.Member(node_facts[name], gpus[name] or 1, versions[name]) for name in node_facts]
+    found, model = [], run.inventory.model(run.inventory.nodes[0].dynamo_model).served_name
+    for name, facts in node_facts.items():
+        gpus, equipment = len(run.facts()[name]["gpu"].get("found", ())), run.equipment()[name]
+        command = parallel.vllm_command(equipment.runtime.python, equipment.model_path, model)
+        found.append(parallel.Member(facts, gpus or 1, equipment.runtime.versions, command))
+    return found

@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.launches import Launch, lint, variables
-from fixtures.deployments.parallel import EXECUTORS, Member, check, plan, vllm_command
+from fixtures.deployments.parallel import EXECUTORS, Member, check, plan
 from fixtures.deployments.picture import Picture
 from fixtures.inventory.model import Inventory
 from fixtures.nodes import Node
@@ -45,16 +45,14 @@ def test_workers_are_started_for_the_data_link(
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])
 def test_an_engine_over_all_nodes_can_be_launched(
-    axis: str, executor: str, run: Run, engine_nodes: list[Member], deployment: Deployment, evidence
+    axis: str, executor: str, run: Run, engine_nodes: list[Member], evidence
 ):
     """One rank on each node, one master on the data link, as many ranks as devices, one version everywhere."""
     devices = sum(each.devices for each in engine_nodes)
     sizes = {"pipeline": len(engine_nodes), "tensor": devices // len(engine_nodes)}
     if axis == "tensor":
         sizes = {"pipeline": 1, "tensor": devices}
-    equipment = run.equipment()[engine_nodes[0].facts.name]
-    command = vllm_command(equipment.runtime.python, equipment.model_path, deployment.settings.model_name)
-    planned = run.sabotage.parallel(plan(engine_nodes, **sizes, command=command, port=PORT, executor=executor))
+    planned = run.sabotage.parallel(plan(engine_nodes, **sizes, port=PORT, executor=executor))
     rows = [
         [rank.rank, launch.node, " ".join(launch.argv), " ".join(f"{k}={v}" for k, v in launch.env.items())]
         for rank in planned.ranks

@@ -1,18 +1,18 @@
 """One engine over several nodes, for real: it serves, and what it serves is what one node alone would."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from fixtures.clients.inference import EXTRA_FIELDS, complete
-from fixtures.deadline import Deadline, wait_until
+from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.launches import Launch
-from fixtures.deployments.parallel import Member, check, plan, vllm_command
-from fixtures.nodes import Node
+from fixtures.deployments.parallel import Member, check, plan
 from fixtures.run import Run
-from fixtures.services.base import Service, ServiceFailed
+from fixtures.services.dynamo import Worker
 
 pytestmark = [
     pytest.mark.needs("multi_node"),
@@ -25,54 +25,40 @@ SERVES_WITHIN_S, ENDS_WITHIN_S = 600, 60
 PROMPT, TOKENS = "The capital of France is", 32
 
 
-class Part(Service):
-    """One launch of a plan, with what the deployment tells each of its processes."""
+class RankWorker(Worker):
+    """A worker as its node would have it alone, started as the plan says."""
 
-    kind = "worker"
-
-    def __init__(self, name: str, node: Node, launch: Launch, shared: Mapping[str, str]) -> None:
-        super().__init__(name, node)
-        self.launched, self.shared = launch, shared
+    planned: Launch | None = None
 
     def argv(self) -> list[str]:
-        return list(self.launched.argv)
+        return list(self.planned.argv) if self.planned else super().argv()
 
     def env(self) -> Mapping[str, str]:
-        return {**self.shared, **self.launched.env}
+        return {**super().env(), **(self.planned.env if self.planned else {})}
 
 
 @contextmanager
-def spanning(
-    run: Run, deployment: Deployment, members: list[Member], nodes: dict[str, Node], **sizes: int
-) -> Iterator[int]:
-    """The engine over all nodes as one more worker of the deployment: its instance id. Raises ServiceFailed."""
-    equipment = run.equipment()[members[0].facts.name]
-    command = vllm_command(equipment.runtime.python, equipment.model_path, deployment.settings.model_name)
-    (port,) = equipment.node.free_ports(1)
-    planned = plan(members, **sizes, command=command, port=port)
-    assert not (wrong := check(planned, [each.facts.name for each in members])), "; ".join(wrong)
-    there = {worker.instance_id for worker in deployment.registered_workers()}
-    parts = [
-        Part(f"rank-{rank.rank}", node, launch, deployment.settings.environment(node))
-        for rank in planned.ranks
-        for launch in rank.launches
-        for node in [nodes[launch.node]]
+def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **sizes: int) -> Iterator[int]:
+    """The engine over all members as one more worker of the deployment: its instance id. Raises ServiceFailed."""
+    equipment = [run.equipment()[each.facts.name] for each in members]
+    workers = [
+        RankWorker(f"rank-{rank}", each.node, each.runtime, deployment.settings, each.model_path)
+        for rank, each in enumerate(equipment)
     ]
-
-    def look() -> tuple[int | None, object]:
-        if dead := [part for part in parts if not part.is_alive()]:
-            raise ServiceFailed(f"{dead[0].name} on {dead[0].node.name} ended; its log ends:\n{dead[0].log()[-3000:]}")
-        came = {worker.instance_id for worker in deployment.registered_workers()} - there
-        return (came.pop() if came else None), "it has not registered"
-
+    (port,) = equipment[0].node.free_ports(1)
+    alone = [replace(each, command=tuple(worker.argv())) for each, worker in zip(members, workers, strict=True)]
+    planned = plan(alone, **sizes, port=port)
+    assert not (wrong := check(planned, [each.facts.name for each in members])), "; ".join(wrong)
+    for worker, rank in zip(workers, planned.ranks, strict=True):
+        worker.planned = rank.engine
     try:
-        for part in parts:
-            part.launch()
-        yield wait_until(look, Deadline(SERVES_WITHIN_S, f"{len(parts)} ranks to register one worker"))
+        for worker in workers:
+            worker.launch()
+        deadline = Deadline(SERVES_WITHIN_S, f"{len(workers)} ranks to register as one worker")
+        yield deployment.wait_until_registered(workers[0], deadline).instance_id
     finally:
-        for part in reversed(parts):
-            if part.is_alive():
-                part.stop(Deadline(ENDS_WITHIN_S, f"{part.name} to end after SIGTERM"))
+        for worker in reversed(workers):
+            worker.stop(Deadline(ENDS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
 
 
 def greedy(deployment: Deployment, worker: int) -> str:
@@ -84,28 +70,24 @@ def greedy(deployment: Deployment, worker: int) -> str:
     return answer.text
 
 
-def judge(
-    run: Run, deployment: Deployment, members: list[Member], nodes: dict[str, Node], evidence, **sizes: int
-) -> None:
-    alone = deployment.registered_workers()[0].instance_id
-    expected = greedy(deployment, alone)
-    with spanning(run, deployment, members, nodes, **sizes) as worker:
-        told = greedy(deployment, worker)
+def judge(run: Run, members: Sequence[Member], evidence, **sizes: int) -> None:
+    """Beside one worker on one node: what that one says is what is expected."""
+    with run.own_deployment("spanning") as deployment:
+        (alone,) = deployment.registered_workers()
+        expected = greedy(deployment, alone.instance_id)
+        with spanning(run, deployment, members, **sizes) as worker:
+            told = greedy(deployment, worker)
     evidence.table("greedy answers", ["worker", "text"], [["one node", expected], ["over the nodes", told]])
     assert told == expected, f"over {len(members)} nodes the answer is {told!r}, on one it is {expected!r}"
 
 
 @pytest.mark.check("M08-20", by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2", causes=[74])
-def test_pipeline_over_nodes_answers_as_one_node(run: Run, deployment: Deployment, engine_nodes, nodes, evidence):
+def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence):
     """An engine whose layers are spread over the nodes serves, with the tokens of one that has them all."""
-    sizes = {"pipeline": len(engine_nodes), "tensor": engine_nodes[0].devices}
-    judge(run, deployment, engine_nodes, nodes, evidence, **sizes)
+    judge(run, engine_nodes, evidence, pipeline=len(engine_nodes), tensor=engine_nodes[0].devices)
 
 
 @pytest.mark.check("M08-21", by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2", causes=[74])
-def test_tensor_parallel_over_nodes_answers_as_one_node(
-    run: Run, deployment: Deployment, engine_nodes, nodes, evidence
-):
+def test_tensor_parallel_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence):
     """An engine whose every layer is spread over the nodes serves, with the tokens of one that has them whole."""
-    sizes = {"pipeline": 1, "tensor": sum(each.devices for each in engine_nodes)}
-    judge(run, deployment, engine_nodes, nodes, evidence, **sizes)
+    judge(run, engine_nodes, evidence, pipeline=1, tensor=sum(each.devices for each in engine_nodes))
