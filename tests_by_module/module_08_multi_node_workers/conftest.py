@@ -97,7 +97,7 @@ def served(run: Run, deployment: Deployment, inventory: Inventory, nodes: dict[s
 @pytest.fixture(scope="package")
 def spread(run: Run, worker_nodes: list[str]) -> placement.Placement:
     """One worker on each of the first two nodes that have any; the rest as declared."""
-    return replace(placement.declared(run.inventory.nodes), workers=dict.fromkeys(worker_nodes[:2], 1))
+    return replace(placement.declared(run.inventory.nodes), workers=dict.fromkeys(worker_nodes[:2], 1), types={})
 
 
 @dataclass(frozen=True)
