@@ -25,7 +25,6 @@ with socket.socket() as any_socket:
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 os.execv(sys.argv[1], sys.argv[1:])
 """
-PRIVATE = ("--inventory", "inventory/private.yaml")
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,16 @@ def copy_of_the_suite(target: Path) -> Path:
     return target
 
 
-def run_suite(suite: Path, *arguments: str, private_network: bool = False) -> PlantRun:
-    """pytest as a child in the copy `suite`, on its default inventory, or alone in a network on the one for that.
+def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_network: bool = False) -> PlantRun:
+    """pytest as a child in the copy `suite`, on an inventory, or alone in a network on the one for that.
 
     AssertionError with its output when it left no record.
     """
-    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", *arguments, "--inventory"]
     if private_network:
-        command = [*ALONE, LOOPBACK_UP, *command, *PRIVATE]
+        command = [*ALONE, LOOPBACK_UP, *command, "inventory/private.yaml"]
+    else:
+        command.append(f"inventory/{inventory}.yaml")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     latest = suite / "reports" / "latest"
     latest.unlink(missing_ok=True)

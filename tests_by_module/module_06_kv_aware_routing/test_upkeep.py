@@ -8,7 +8,9 @@ import pytest
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.registry import RegisteredWorker
+from fixtures.inventory.model import Inventory
 from fixtures.load.traces import Tokens, Traces, expected_hits
+from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 from fixtures.services.dynamo import Worker
 from tests_by_module.module_06_kv_aware_routing.routing import (
@@ -53,11 +55,11 @@ def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
 
 @contextmanager
 def warm_joined_worker(
-    run: Run, deployment: Deployment, traces: Traces, prompt: Tokens
+    run: Run, deployment: Deployment, traces: Traces, prompt: Tokens, on: str | None = None
 ) -> Iterator[tuple[Worker, RegisteredWorker, Routed]]:
-    """A worker that joined and has served `prompt`, and how the same prompt was answered by it once more."""
+    """A worker that joined (on the node of this name) and has served `prompt`, and how it answered it once more."""
     index = Index(deployment)
-    with run.joined_worker(deployment) as worker:
+    with run.joined_worker(deployment, on) as worker:
         registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
         ask = lambda: send(deployment, prompt, traces.block_size, pinned_to=registered.instance_id)  # noqa: E731
         before = index.stored()
@@ -78,6 +80,31 @@ def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, trac
     with warm_joined_worker(run, deployment, traces, prompt) as (_, registered, again):
         assert not again.error, f"the joined worker {registered.hex_id} does not answer: {again.error}"
         assert again.predicted == BLOCKS, f"the joined worker's blocks are not in the index: {again.told}"
+
+
+@pytest.mark.check(
+    "M06-29", by_hand="the same on a node without frontend; send it to no worker by name", causes=[1, 14]
+)
+@pytest.mark.needs("multi_node")
+def test_prefixes_are_found_on_other_nodes(
+    run: Run, deployment: Deployment, inventory: Inventory, traces: Traces, evidence
+):
+    """A prompt that a worker on another node has cached is predicted there, goes there and is reused there."""
+    if not inventory.away_from_frontend:
+        raise CouldNotLook("every node with workers has a frontend: there is no other node to route to")
+    size, rows, wrong = traces.block_size, [], []
+    for name in [spec.name for spec in inventory.away_from_frontend]:
+        prompt = traces.tokens(BLOCKS * size + 1)
+        with warm_joined_worker(run, deployment, traces, prompt, on=name) as (_, registered, _):
+            chosen = send(deployment, prompt, size)
+        rows.append([name, registered.hex_id, chosen.told])
+        if (chosen.worker, chosen.predicted, chosen.reused) != (registered.instance_id, BLOCKS, BLOCKS * size):
+            wrong.append(
+                f"{name}: worker {registered.hex_id} had cached {BLOCKS} blocks, and the router did not find them "
+                f"there: {chosen.told}"
+            )
+    evidence.table("a prompt that is cached on another node", ["node", "cached by", "sent again"], rows)
+    assert not wrong, "; ".join(wrong)
 
 
 @pytest.mark.check("M06-11", by_hand="kill -TERM -- -PGID; send its prompt again", causes=[21, 22])

@@ -1,0 +1,75 @@
+"""Who reaches whom: a connection from each node to a listener at each node's data address."""
+
+import json
+from collections.abc import Sequence
+
+from fixtures.deadline import Deadline
+from fixtures.deployments.deployment import in_parallel
+from fixtures.nodes import Node
+from fixtures.nodes.transport import Pipe
+
+LISTENS_WITHIN_S, CONNECTS_WITHIN_S = 20, 30
+# says its port, or why it has none, and takes connections until its stdin ends
+LISTEN = """
+import os, socket, sys, threading
+try:
+    server = socket.create_server((sys.argv[1], 0), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+except OSError as error:
+    os.write(1, b"%s\\n" % str(error).encode())
+else:
+    os.write(1, b"%d\\n" % server.getsockname()[1])
+    take = lambda: [server.accept()[0].close() for _ in iter(int, 1)]
+    threading.Thread(target=take, daemon=True).start()
+    os.read(0, 1)
+"""
+# tries all at once and prints what each said
+CONNECT = """
+import concurrent.futures, json, socket, sys
+def why_not(address):
+    try:
+        socket.create_connection(address, timeout=3).close()
+    except OSError as error:
+        return str(error)
+addresses = [tuple(each) for each in json.load(sys.stdin)]
+with concurrent.futures.ThreadPoolExecutor(max(1, len(addresses))) as pool:
+    print(json.dumps(list(pool.map(why_not, addresses))))
+"""
+
+
+def unreached(nodes: Sequence[Node]) -> list[str]:
+    """A sentence for each node that cannot listen at its data address, and for each pair that does not connect."""
+    listeners: list[Pipe] = []
+
+    def listen(node: Node) -> str:
+        argv = [node.python, "-I", "-S", "-c", LISTEN, node.address]
+        listeners.append(pipe := node.converse(argv, Deadline(LISTENS_WITHIN_S, f"a listener on {node.name}")))
+        said = b""
+        while not said.endswith(b"\n") and (more := pipe.read_stdout()):
+            said += more
+        return said.decode().strip() or "it ended"
+
+    try:
+        said = dict(zip(nodes, in_parallel(listen, nodes), strict=True))
+        ports = {node: int(text) for node, text in said.items() if text.isdigit()}
+        failed = [
+            f"{node.name} cannot listen at its data address {node.address}: {text}"
+            for node, text in said.items()
+            if node not in ports
+        ]
+
+        def connect(source: Node) -> list[str]:
+            argv = [source.python, "-I", "-S", "-c", CONNECT]
+            sent = json.dumps([[node.address, port] for node, port in ports.items()]).encode()
+            deadline = Deadline(CONNECTS_WITHIN_S, f"connections from {source.name}")
+            answers = json.loads(source.run(argv, stdin=sent, deadline=deadline).stdout)
+            return [
+                f"{source.name} does not reach {target.name} at its data address {target.address} ({why})"
+                for target, why in zip(ports, answers, strict=True)
+                if why
+            ]
+
+        return failed + [each for told in in_parallel(connect, nodes) for each in told]
+    finally:
+        for pipe in listeners:
+            pipe.close_stdin()
+            pipe.close()

@@ -1,0 +1,151 @@
+"""Several nodes as one cluster: each is who the inventory says, they are alike, and they reach one another."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from fixtures.deadline import Deadline
+from fixtures.deployments.deployment import in_parallel
+from fixtures.inventory.model import Inventory, NodeSpec
+from fixtures.nodes import Node
+from fixtures.nodes.clock import read_wall_clock
+from fixtures.outcomes import CouldNotLook
+from fixtures.probes.probe import links
+from fixtures.run import Run
+from tests_by_module.module_00_architecture.mesh import unreached
+
+pytestmark = pytest.mark.needs("multi_node")
+
+CLOCKS_WITHIN_S = 30
+LINK_LOCAL_V4, LINK_LOCAL_V6 = ip_network("169.254.0.0/16"), ip_network("fe80::/10")
+
+
+@pytest.fixture(scope="module")
+def links_of(nodes: dict[str, Node]) -> dict[str, dict[str, Any]]:
+    """The network interfaces of each node."""
+    return dict(zip(nodes, in_parallel(links, list(nodes.values())), strict=True))
+
+
+def interface_of(address: str, found: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The interface that has this address."""
+    wanted = ip_address(address)
+    return next((name for name, link in found.items() if wanted in map(ip_address, link["addresses"])), None)
+
+
+def expected_host_name(spec: NodeSpec) -> str | None:
+    """What a node is to be called; nothing is expected of one that is declared by its address alone."""
+    try:
+        ip_address(spec.name)
+    except ValueError:
+        return spec.dynamo_hostname or spec.name
+    return spec.dynamo_hostname
+
+
+def short(host_name: str) -> str:
+    """Without a domain, which one machine is asked for with and another without."""
+    return host_name.partition(".")[0].lower()
+
+
+@pytest.mark.check("M00-10", by_hand="on each node: hostname")
+def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, evidence):
+    """Each node calls itself what the inventory does, and no two by the same name."""
+    told: dict[str, str] = {name: facts["system"]["hostname"] for name, facts in run.facts().items()}
+    evidence.table("host names", ["node", "host name"], told.items())
+    wrong = [
+        f"{spec.name} calls itself {told[spec.name]}: another machine may answer at {spec.ansible_host}; "
+        "if it is the right one, declare its name with dynamo_hostname"
+        for spec in inventory.nodes
+        if (expected := expected_host_name(spec)) and short(expected) != short(told[spec.name])
+    ]
+    wrong += [f"{a} and {b} both call themselves {told[a]}" for a, b in combinations(told, 2) if told[a] == told[b]]
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M00-11", by_hand="on each node: VENV/bin/python -m pip list; etcd --version", causes=[12])
+@pytest.mark.needs("runtime")
+def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
+    """What is installed on several nodes is installed on each in the same version: runtimes, and etcd and NATS."""
+    versions: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, equipment in run.equipment().items():
+        for package, version in equipment.runtime.versions.items():
+            versions[f"{package} of {inventory.node(name).dynamo_runtime}"][name] = version
+        for binary in filter(None, (equipment.etcd_binary, equipment.nats_binary)):
+            asked = equipment.node.run([binary, "--version"], deadline=Deadline(10, f"{binary} --version"))
+            versions[binary.rpartition("/")[2]][name] = asked.stdout.splitlines()[0]
+    evidence.table("versions", ["what", *run.nodes()], [[it, *map(on.get, run.nodes())] for it, on in versions.items()])
+    on_several = {what: on for what, on in versions.items() if len(on) > 1}
+    assert on_several, "nothing is installed on more than one node: nothing to compare"
+    wrong = [
+        f"{what} differs between nodes: " + ", ".join(f"{version} on {name}" for name, version in on.items())
+        for what, on in on_several.items()
+        if len(set(on.values())) > 1
+    ]
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M00-12", by_hand="on each node: chronyc tracking", causes=[80])
+def test_clocks_agree(nodes: dict[str, Node], measure, evidence):
+    """The clocks of any two nodes show the same time: latencies between nodes are differences of the two."""
+    clocks = {name: read_wall_clock(node, Deadline(CLOCKS_WITHIN_S, f"{name}'s clock")) for name, node in nodes.items()}
+    evidence.table(
+        "clocks",
+        ["node", "ahead of the controller ms", "± ms"],
+        [[name, clock.offset_s * 1000, clock.within_s * 1000] for name, clock in clocks.items()],
+    )
+    apart = {
+        (a, b): max(0.0, abs(clocks[a].offset_s - clocks[b].offset_s) - clocks[a].within_s - clocks[b].within_s)
+        for a, b in combinations(clocks, 2)
+    }
+    (one, other), most = max(apart.items(), key=lambda entry: entry[1])
+    evidence.text("furthest apart", f"{one} and {other}: {most * 1000:.3f} ms for certain")
+    measure("clock_offset_ms", most * 1000, n=len(apart))
+    measure("clock_error_ms", max(clock.within_s for clock in clocks.values()) * 1000, n=len(clocks))
+    measure.judge()
+
+
+@pytest.mark.check("M00-13", by_hand="on each node: ip address", causes=[79])
+def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of, evidence):
+    """Each node's data address is on an interface of that node that is no loopback and not the management's."""
+    wrong, rows = [], []
+    for spec in inventory.nodes:
+        found, address = links_of[spec.name], spec.dynamo_data_address
+        name = interface_of(address, found)
+        managed = spec.dynamo_management_address and interface_of(spec.dynamo_management_address, found)
+        rows.append([spec.name, address, name, managed])
+        if name is None:
+            wrong.append(f"{spec.name} has its data address {address} on no interface; it has {', '.join(found)}")
+        elif name == "lo":
+            wrong.append(f"{spec.name}'s data address {address} is on loopback, where no other node reaches it")
+        elif name == managed:
+            wrong.append(f"{spec.name} has its data address {address} on the management interface {name}")
+        if any(ip_address(address) in network for network in (LINK_LOCAL_V4, LINK_LOCAL_V6)):
+            wrong.append(f"{spec.name}'s data address {address} is link-local: it lasts until the link goes down once")
+    evidence.table("data addresses", ["node", "address", "on interface", "management on"], rows)
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M00-14", by_hand="on each node: nc -l ADDRESS PORT; from others: nc -z ADDRESS PORT", causes=[27])
+def test_nodes_reach_each_others_data_addresses(nodes: dict[str, Node], evidence):
+    """A TCP connection is made from every node to every node's data address."""
+    failed = unreached(list(nodes.values()))
+    pairs = len(nodes) ** 2
+    evidence.text("connections", f"{pairs - len(failed)} of {pairs} made")
+    assert not failed, "; ".join(failed)
+
+
+@pytest.mark.check("M00-15", by_hand="on each node: ip link", causes=[68])
+def test_data_links_have_one_mtu(inventory: Inventory, links_of, evidence):
+    """The interfaces of all data addresses have the same MTU: a larger packet of one is lost on its way to another."""
+    mtus = {}
+    for spec in inventory.nodes:
+        if name := interface_of(spec.dynamo_data_address, links_of[spec.name]):
+            mtus[spec.name] = links_of[spec.name][name]["mtu"]
+    evidence.table("MTU", ["node", "bytes"], mtus.items())
+    if len(mtus) < 2:
+        raise CouldNotLook(f"{len(mtus)} nodes have their data address on an interface: nothing to compare")
+    told = ", ".join(f"{mtu} on {name}" for name, mtu in mtus.items())
+    assert len(set(mtus.values())) == 1, f"the MTU of the data links differs: {told}"

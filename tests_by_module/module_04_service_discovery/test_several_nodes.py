@@ -1,0 +1,85 @@
+"""Discovery between nodes: what is registered leads to the right node, and is found from the others."""
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from fixtures.clients.inference import EXTRA_FIELDS, complete
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
+from fixtures.deployments.registry import RegisteredWorker
+from fixtures.inventory.model import Inventory
+from fixtures.nodes import Node
+from fixtures.outcomes import CouldNotLook
+from fixtures.probes.probe import sockets
+from fixtures.run import Run
+
+pytestmark = pytest.mark.needs("multi_node")
+
+SERVES_WITHIN_S = 15
+ANY_ADDRESS = ("0.0.0.0", "::")
+
+
+def registered_at(worker: RegisteredWorker) -> list[tuple[str, int]]:
+    """Every address and port that a worker has told: of its requests and of its files and metrics."""
+    system = urlsplit(worker.system_url or "")
+    told = [(worker.address, worker.port), (system.hostname, system.port)]
+    return [(address, port) for address, port in told if address and port]
+
+
+@pytest.mark.check("M04-14", by_hand="etcdctl get --prefix v1/instances/; on each node: ss -tln", causes=[27, 73, 79])
+def test_workers_register_their_own_nodes_data_address(
+    deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence
+):
+    """What a worker has registered is the data address of the node that it runs on: no loopback, no management."""
+    workers = deployment.registered_workers()
+    assert workers, f"no worker is registered in {deployment.settings.namespace}"
+    data = {spec.dynamo_data_address: spec.name for spec in inventory.nodes}
+    management = {spec.dynamo_management_address: spec.name for spec in inventory.nodes}
+    seen = dict(zip(nodes, in_parallel(sockets, list(nodes.values())), strict=True))
+    listening = {name: {tuple(each["local"]) for each in found["listening"]} for name, found in seen.items()}
+    wrong, rows = [], []
+    for worker in workers:
+        for address, port in registered_at(worker):
+            rows.append([worker.hex_id, f"{address}:{port}", data.get(address)])
+            if ip_address(address).is_loopback:
+                wrong.append(f"worker {worker.hex_id} is registered at loopback, {address}:{port}")
+            elif address in management:
+                name = management[address]
+                wrong.append(f"worker {worker.hex_id} is registered at {name}'s management address, {address}:{port}")
+            elif address not in data:
+                wrong.append(f"worker {worker.hex_id} is registered at {address}:{port}, no node's data address")
+            elif not listening[data[address]] & {(each, port) for each in (address, *ANY_ADDRESS)}:
+                wrong.append(f"worker {worker.hex_id} is registered at {address}:{port}, and is not on {data[address]}")
+    evidence.table("registered", ["worker", "address", "data address of"], rows)
+    assert rows, "the workers have registered no address: nothing to look at"
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M04-15", by_hand="a worker on another node; nvext.backend_instance_id", causes=[27])
+@pytest.mark.needs("managed")
+def test_worker_that_joins_on_another_node_serves(run: Run, deployment: Deployment, inventory: Inventory, measure):
+    """A worker that joins on a node without the frontend is found by it and serves what is sent to it by name."""
+    if not inventory.away_from_frontend:
+        raise CouldNotLook("every node with workers has a frontend: no worker can join on another node")
+    took_s = []
+    for name in [spec.name for spec in inventory.away_from_frontend]:
+        with run.joined_worker(deployment, on=name) as worker:
+            registers = Deadline(READY_WITHIN_S, f"{worker.name} to register")
+            registered = deployment.wait_until_registered(worker, registers)
+            by_name = EXTRA_FIELDS | {"backend_instance_id": registered.instance_id}
+            deadline = Deadline(SERVES_WITHIN_S, f"worker {registered.hex_id}, joined on {name}, to serve a request")
+
+            def look(by_name=by_name, worker_id=registered.instance_id) -> tuple[bool | None, object]:
+                answer = complete(deployment.endpoint, f"by name: {uuid4()}", max_tokens=1, nvext=by_name, timeout_s=5)
+                return (True if answer.ok and worker_id in answer.worker_ids else None), answer.describe()
+
+            try:
+                wait_until(look, deadline)
+            except DeadlineExceeded as error:
+                raise AssertionError(str(error)) from None
+            took_s.append(deadline.elapsed_s)
+    measure("served_after_registration_s", max(took_s), n=len(took_s))
+    measure.judge()

@@ -1,0 +1,95 @@
+"""NATS between nodes: it is reached from each, and what workers of other nodes publish reaches the router."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
+from fixtures.clients.nats import connected
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.inventory.model import Inventory
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+from fixtures.services.control_plane import NATS_PORT
+from tests_by_module.module_05_messaging.events import (
+    PUBLISHED_WITHIN_S,
+    hit_rate,
+    kv_events,
+    subject_of,
+    unique_prompt,
+)
+
+pytestmark = pytest.mark.needs("multi_node")
+
+CONNECT_WITHIN_S, SERVES_WITHIN_S = 10, 15
+# NATS speaks first
+GREETING = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3) as nats:
+    said = nats.recv(64)
+sys.exit(not said.startswith(b"INFO ") and f"it says {said!r}")
+"""
+
+
+@pytest.mark.check("M05-24", by_hand="on each node: nc NATS PORT", causes=[27])
+def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, evidence):
+    """NATS greets every node at the data address of the node that the inventory gives the role to."""
+    port = urlsplit(deployment.settings.nats_url).port or NATS_PORT
+    addresses = [spec.dynamo_data_address for spec in inventory.with_role("nats")]
+    assert addresses, "no node has the role nats: nothing to reach"
+    wrong = []
+    for node in run.nodes().values():
+        for address in addresses:
+            argv = [node.python, "-I", "-S", "-c", GREETING, address, str(port)]
+            done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"NATS from {node.name}"), expect=None)
+            if done.rc:
+                why = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+                wrong.append(f"{node.name} does not reach NATS at {address}:{port} ({why})")
+    evidence.text("greetings", f"{len(run.nodes()) * len(addresses) - len(wrong)} of as many as there are nodes")
+    assert not wrong, "; ".join(wrong)
+
+
+def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[int, float]:
+    """Blocks that a worker which joined there published as stored, and the router's hit rate for the same prompt."""
+    with (
+        connected(deployment.reach(deployment.settings.nats_url)) as client,
+        client.capture(">") as messages,
+        run.joined_worker(deployment, on=name) as worker,
+    ):
+        registers = Deadline(READY_WITHIN_S, f"{worker.name} to register")
+        worker_id = deployment.wait_until_registered(worker, registers).instance_id
+        prompt, by_name = unique_prompt(20), EXTRA_FIELDS | {"backend_instance_id": worker_id}
+
+        def ask() -> Answer:
+            return complete(deployment.endpoint, prompt, max_tokens=2, nvext=by_name, timeout_s=5)
+
+        def served() -> tuple[bool | None, object]:
+            answer = ask()
+            return answer.ok or None, answer.describe()
+
+        def known() -> tuple[float | None, object]:
+            return hit_rate(ask()) or None, "no hit"
+
+        wait_until(served, Deadline(SERVES_WITHIN_S, f"the worker joined on {name} to answer"))
+        try:
+            rate = wait_until(known, Deadline(PUBLISHED_WITHIN_S, "the prompt to be a hit"))
+        except DeadlineExceeded:
+            rate = 0.0  # which is judged
+        events = kv_events(client, messages, subject_of(deployment, "kv-events"))
+    return sum(len(each.blocks) for each in events if each.worker_id == worker_id and each.kind == "stored"), rate
+
+
+@pytest.mark.check("M05-25", by_hand="a worker on another node; nats sub '>'; send it a prompt twice", causes=[1, 14])
+@pytest.mark.needs("managed", "nats_events")
+def test_kv_events_of_other_nodes_reach_the_router(
+    run: Run, deployment: Deployment, inventory: Inventory, measure, evidence
+):
+    """What a worker on a node without the frontend has stored is published, and a hit for the router soon after."""
+    if not inventory.away_from_frontend:
+        raise CouldNotLook("every node with workers has a frontend: there is no other node to hear of")
+    told = {spec.name: told_by_a_worker_on(spec.name, run, deployment) for spec in inventory.away_from_frontend}
+    evidence.table("by node", ["node", "blocks published", "hit rate"], [[name, *each] for name, each in told.items()])
+    measure("published_blocks", min(blocks for blocks, _ in told.values()), n=len(told))
+    measure("kv_hit_rate_again", min(rate for _, rate in told.values()), n=len(told))
+    measure.judge()
