@@ -1,0 +1,271 @@
+"""Something is lost under a steady load, and comes back: what the client saw of it, recorded first and judged later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+from ruamel.yaml import YAML
+
+from fixtures.charts import fault_timeline
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
+from fixtures.deployments.placement import Placement
+from fixtures.faults import Fault, in_place
+from fixtures.inventory.model import NodeSpec
+from fixtures.load.on_node import LoadResult, NodeLoad, background_load
+from fixtures.load.plan import LoadPlan
+from fixtures.measure.request import COMPLETED, FAILED, HUNG, Request
+from fixtures.measure.timeline import Moment, hit, lost, recovered_at_s
+from fixtures.outcomes import CouldNotLook
+from fixtures.run import Run
+from fixtures.services.base import Service
+
+EXPECTED = Path(__file__).with_name("expected_faults.yaml")
+# streams of 1.4 s at the mocker's 150 tokens/s: about seven are in flight on each of two workers
+RATE_PER_S, OUTPUT_TOKENS, PROMPT_TOKENS = 10.0, (200, 250), (20, 60)
+# a request without an end after that is hung: more than any stream here takes that merely pauses
+HUNG_AFTER_S = 8.0
+# one that takes longer than that is not served as before
+SERVED_WITHIN_S = 4.0
+ENOUGH = 10  # requests in a row that show that all is well
+# all is well again when for so long nothing ended and every worker was registered; looked at for so long at most, in
+# which TCP has sent anew what was lost in an outage of some seconds, so that everybody knows of it
+SETTLES_S, SUPERVISED_S = 2.5, 30.0
+GOES_ON_S = 3.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A load under which something was lost. `ended`: services that ended meanwhile, with their exit status.
+
+    `victims` are the instance ids of the workers that were hit, `came` those that are registered at the end and were
+    not at the beginning. `restarted` is when all that had ended was ready again; None: nothing had ended.
+    """
+
+    name: str
+    load: LoadResult
+    victims: frozenset[int]
+    came: frozenset[int]
+    stayed: frozenset[int]
+    ended: dict[str, int | None]
+    restarted: Moment | None
+
+    @property
+    def requests(self) -> list[Request]:
+        return self.load.requests
+
+    def moment(self, name: str) -> Moment:
+        """The fault's own are "injected", "takes effect", "heal" and "healed"."""
+        return self.load.moments[0] if name == "injected" else next(it for it in self.load.moments if it.name == name)
+
+    @property
+    def lost(self) -> list[Request]:
+        return lost(self.requests)
+
+    @property
+    def hung(self) -> list[Request]:
+        return [request for request in self.requests if request.outcome == HUNG]
+
+    def on_victims(self) -> list[Request]:
+        """Streams that a victim was serving when the fault came. Raises CouldNotLook when there was none."""
+        at = self.moment("injected").at_s
+        found = [it for it in hit(self.requests, at, at) if self.victims & set(it.worker_ids)]
+        if not found:
+            raise CouldNotLook(f"{self.name}: no stream was in flight where the fault came, so none could be lost")
+        return found
+
+    def recovery_s(self, since: Moment) -> float | None:
+        """From then until every request is served as before; None: not before the end of the load."""
+        at = recovered_at_s(self.requests, since.at_s, within_s=SERVED_WITHIN_S, at_least=ENOUGH)
+        return None if at is None else at - since.at_s
+
+    def return_s(self, since: Moment) -> float | None:
+        """From then until a worker that came served its first token; None: none did."""
+        first = [
+            it.first_token_at_s
+            for it in self.requests
+            if it.outcome == COMPLETED and it.first_token_at_s is not None and self.came & set(it.worker_ids)
+        ]
+        return max(0.0, min(first) - since.at_s) if first else None
+
+    def streams_end_s(self) -> float:
+        """From the fault to the end of the last of the victims' streams. Raises CouldNotLook."""
+        return max(it.ended_at_s for it in self.on_victims()) - self.moment("injected").at_s
+
+    def show(self, evidence) -> None:
+        """Keep the timeline and every request that was lost."""
+        title = f"{self.name.replace('_', ' ')}: what the client saw"
+        evidence.svg(title, fault_timeline(title, self.requests, self.load.moments))
+        evidence.table(
+            "requests that were lost",
+            ["request", "sent at s", "ended at s", "outcome", "status", "chunks", "error"],
+            [[r.number, r.sent_at_s, r.ended_at_s, r.outcome, r.status, r.chunks, r.error] for r in self.lost],
+        )
+        ends = ", ".join(f"{outcome}: {count}" for outcome, count in sorted(self.load.outcomes.items()))
+        exits = ", ".join(f"{name} with {status}" for name, status in self.ended.items()) or "nothing"
+        evidence.text("account", f"sent: {len(self.requests)} = {ends}\nended by itself or with its node: {exits}\n")
+
+
+def expected(version: str) -> Mapping[str, list[str]]:
+    """Of each fault, what errors a client may see. Raises LookupError for a version that the table does not know."""
+    for entry in YAML(typ="safe").load(EXPECTED):
+        if SpecifierSet(entry["versions"]).contains(version, prereleases=True):
+            return entry["errors"]
+    raise LookupError(f"{EXPECTED.name} does not know ai-dynamo {version}: measure what its clients see, and add it")
+
+
+def no_loss(loss: Loss) -> None:
+    """Nothing was lost, nothing ended, and the same workers are registered as before."""
+    assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
+    assert not loss.ended, f"these ended: {loss.ended}"
+    assert not loss.came, f"{len(loss.came)} workers registered anew: their registrations were lost"
+
+
+def failed_as_known(run: Run, loss: Loss) -> None:
+    """Each failed request has an error that the version under test is known to show."""
+    known = [re.compile(pattern) for pattern in expected(run.product_version())[loss.name]]
+    failed = [request for request in loss.requests if request.outcome == FAILED]
+    others = [request for request in failed if not any(each.search(request.error or "") for each in known)]
+    assert not others, f"{len(others)} requests failed otherwise than is known: {others[0]}"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The first two nodes that serve, and where each kind of deployment has its parts."""
+
+    one: NodeSpec
+    two: NodeSpec
+    spread: Placement = field(init=False)
+    two_frontends: Placement = field(init=False)
+    etcd_apart: Placement = field(init=False)
+
+    def __post_init__(self) -> None:
+        one, two = self.one.name, self.two.name
+        object.__setattr__(self, "spread", Placement(one, one, (one,), {one: 1, two: 1}))
+        object.__setattr__(self, "two_frontends", Placement(one, one, (two, one), {one: 2}))
+        object.__setattr__(self, "etcd_apart", Placement(one, two, (two,), {two: 2}))
+
+
+def places(run: Run) -> Places:
+    one, two, *_ = (spec for spec in run.inventory.nodes if set(spec.dynamo_roles) != {"client"})
+    return Places(one, two)
+
+
+@contextmanager
+def steady_load(
+    run: Run, deployment: Deployment, urls: list[str] | None = None, **changes: object
+) -> Iterator[NodeLoad]:
+    """An open loop from the inventory's client node, or from the frontend's where there is none."""
+    senders = [spec.name for spec in (*run.inventory.with_role("client"), *run.inventory.with_role("frontend"))]
+    equipment = run.equipment()[senders[0]]
+    plan = LoadPlan(
+        seed=run.seed,
+        prompt_tokens=PROMPT_TOKENS,
+        output_tokens=OUTPUT_TOKENS,
+        within_s=HUNG_AFTER_S,
+        rate_per_s=RATE_PER_S,
+        arrivals="uniform",
+        **changes,
+    )
+    model = deployment.settings.model_name
+    with background_load(equipment.node, equipment.runtime, urls or [deployment.frontend_url], model, plan) as load:
+        yield load
+
+
+def lose(
+    run: Run,
+    deployment: Deployment,
+    name: str,
+    fault: Fault,
+    hold: float | Callable[[], object],
+    *,
+    victims: list[Service] | None = None,
+    **load: object,
+) -> Loss:
+    """The fault comes when all has served for a while, stays for `hold` (seconds, or until it returns), and is healed.
+
+    What ends is then started again, as by a supervisor, and the load goes on for a while. `name` is the fault's in
+    expected_faults.yaml. `victims` are workers. Raises CouldNotLook, also when it is not well at first.
+    """
+    before = make_whole(deployment)
+    fault = run.sabotage.fault(name, fault, deployment)
+    with steady_load(run, deployment, **load) as sent:
+        _quiet_beginning(sent, name)
+        with in_place(fault, sent.mark):
+            _pause(hold, "the fault to last") if isinstance(hold, int | float) else hold()
+        ended, restarted = _supervise(deployment, sent)
+        _pause(GOES_ON_S, "the load to go on")
+        after = registered(deployment)
+        result = sent.finish()
+    hit_ids = frozenset(before[worker.system_url] for worker in victims or ())
+    known, now = frozenset(before.values()), frozenset(after.values())
+    return Loss(name, result, hit_ids, now - known, now & known, ended, restarted)
+
+
+def make_whole(deployment: Deployment) -> dict[str, int]:
+    """Before a fault everything runs and is registered: instance ids by system URL. Raises CouldNotLook."""
+    for service in deployment.services:
+        if not service.is_alive():
+            service.start(Deadline(READY_WITHIN_S, f"{service.name} to be back"))
+    urls = {worker.system_url for worker in deployment.workers}
+
+    def look() -> tuple[dict[str, int] | None, object]:
+        there = registered(deployment)
+        return (there if urls <= there.keys() else None), f"{len(there)} of {len(urls)} workers are registered"
+
+    try:
+        return wait_until(look, Deadline(READY_WITHIN_S, "all workers to be registered"))
+    except DeadlineExceeded as error:
+        raise CouldNotLook(f"before the fault: {error}") from None
+
+
+def registered(deployment: Deployment) -> dict[str, int]:
+    """Instance ids by the workers' system URL; of a URL with two, that of the newer."""
+    workers = sorted(deployment.registered_workers(), key=lambda each: each.instance_key.revision)
+    return {each.system_url: each.instance_id for each in workers if each.system_url}
+
+
+def _supervise(deployment: Deployment, sent: NodeLoad) -> tuple[dict[str, int | None], Moment | None]:
+    """Start again whatever ends, as a supervisor does, until all is well: what had ended, and when it was ready again.
+
+    One that has lost its registration and runs on is left alone: a supervisor does not know.
+    """
+    ended: dict[str, int | None] = {}
+    restarted, well_since = None, None
+    deadline = Deadline(SUPERVISED_S, "all to be well again")
+    urls = {worker.system_url for worker in deployment.workers}
+
+    def look() -> tuple[bool | None, object]:
+        nonlocal restarted, well_since
+        gone = [service for service in deployment.services if not service.is_alive()]
+        if gone:
+            ended.update({service.name: service.require_process().exit_status() for service in gone})
+            sent.mark(f"{len(gone)} started again")
+            in_parallel(lambda each: each.start(Deadline(READY_WITHIN_S, f"{each.name} to be back")), gone)
+            restarted = sent.mark("ready again")
+        if gone or not urls <= registered(deployment).keys():
+            well_since = None
+        elif well_since is None:
+            well_since = deadline.elapsed_s
+        return (True if well_since is not None and deadline.elapsed_s >= well_since + SETTLES_S else None), ended
+
+    try:
+        wait_until(look, deadline, every_s=0.3)
+    except DeadlineExceeded:
+        sent.mark("not well")  # what that means to a client is judged
+    return ended, restarted
+
+
+def _quiet_beginning(sent: NodeLoad, name: str) -> None:
+    requests = sent.wait_until_completed(ENOUGH, Deadline(30, "a quiet beginning"))
+    if bad := lost(requests):
+        raise CouldNotLook(f"{name}: before the fault {len(bad)} requests were lost already: {bad[0]}")
+
+
+def _pause(seconds: float, what: str) -> None:
+    Deadline(seconds, what).pause(seconds)

@@ -1,0 +1,128 @@
+"""A frontend's node and etcd's node are lost under load, and come back."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.deployments.deployment import Deployment
+from fixtures.faults import NicDown, PoweredOff
+from fixtures.measure.request import COMPLETED
+from fixtures.run import Run
+from tests_by_module.module_08_multi_node_workers.losses import Loss, failed_as_known, lose, no_loss, places
+
+pytestmark = pytest.mark.needs("managed", "multi_node", "lab")
+
+# a lease is renewed when half of it is left: an outage of 2 s is shorter than that, whenever it begins
+LEASE_TTL_S, SHORT_S = 6, 0.5
+# a client that waits longer than that for a connection takes the frontend for dead
+CONNECTS_WITHIN_S = 0.5
+BEYOND_TTL_S = 3
+
+
+@pytest.fixture(scope="module")
+def frontend_lost(run: Run) -> Loss:
+    """Two frontends, workers on the node of the second; the client goes to the first while it can."""
+    where = places(run)
+    own = run.sabotage.own("frontends")
+    with run.own_deployment(
+        "frontends", placed=where.two_frontends, lease_ttl_s=LEASE_TTL_S, sabotage=own
+    ) as deployment:
+        urls = [frontend.url for frontend in deployment.frontends]
+        fault = PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
+        client = {"urls": urls, "spread": "failover", "connect_within_s": CONNECTS_WITHIN_S}
+        return lose(run, deployment, "frontend_lost", fault, 2.0, **client)
+
+
+@pytest.fixture(scope="module")
+def apart(run: Run) -> Iterator[Deployment]:
+    """etcd alone on its node; its data link is cut, so that its disk stays as on a node that comes back."""
+    own = run.sabotage.own("apart")
+    with run.own_deployment(
+        "apart", placed=places(run).etcd_apart, lease_ttl_s=LEASE_TTL_S, sabotage=own
+    ) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def etcd_lost(run: Run, apart: Deployment) -> Loss:
+    return lose(run, apart, "etcd_lost", cut_off(run), SHORT_S)
+
+
+@pytest.fixture(scope="module")
+def etcd_lost_for_long(run: Run, apart: Deployment) -> Loss:
+    return lose(run, apart, "etcd_lost_for_long", cut_off(run), LEASE_TTL_S + BEYOND_TTL_S)
+
+
+def cut_off(run: Run) -> NicDown:
+    where = places(run)
+    return NicDown(run.lab(), where.one, "data", where.two)
+
+
+@pytest.mark.check("M08-43", by_hand="pull the plug of the first frontend's node; send to the second", causes=[28])
+def test_client_fails_over_to_the_second_frontend(frontend_lost: Loss, measure, evidence):
+    """A frontend's node is lost: every request sent from then on is served by the second frontend.
+
+    Streams through the lost one are lost with it, and hang unless the client has a limit of its own: counted only.
+    """
+    loss = frontend_lost
+    loss.show(evidence)
+    effect = loss.moment("takes effect").at_s
+    first, second = (next(it.url for it in loss.requests if it.number == n) for n in (0, len(loss.requests) - 1))
+    before = [it for it in loss.lost if it.sent_at_s < effect]
+    sent = [it for it in loss.requests if effect <= it.sent_at_s < loss.moment("heal").at_s]
+    bad = [it for it in sent if it.outcome != COMPLETED]
+    measure("streams_lost_with_the_frontend", len(before), n=len(loss.requests))
+    assert sent, "no request was sent while the frontend was away"
+    assert not bad, f"{len(bad)} of {len(sent)} requests sent to the second frontend were lost: {bad[0]}"
+    assert all(it.refused for it in sent), f"requests reached the lost frontend: {first}, {second}"
+    measure("failover_ttft_s", max(it.ttft_s for it in sent), n=len(sent))
+    measure.judge()
+
+
+@pytest.mark.check("M08-44", by_hand="power on; start the frontend on the node again", causes=[18])
+def test_frontend_that_is_back_serves(frontend_lost: Loss, measure):
+    """The node is on again, its frontend is started, and requests that go there are served there."""
+    loss = frontend_lost
+    back = loss.restarted or loss.moment("healed")
+    first = next(it.url for it in loss.requests if it.number == 0)
+    served = [it for it in loss.requests if it.sent_at_s >= back.at_s and it.url == first and it.outcome == COMPLETED]
+    measure("return_s", served[0].sent_at_s - back.at_s if served else None)
+    measure("served_again", len(served))
+    measure.judge()
+
+
+@pytest.mark.check("M08-45", by_hand="ip link set PORT down on etcd's node, up again within the lease", causes=[16, 25])
+def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measure, evidence):
+    """etcd's node is lost for less than the lease: no request and no registration is lost."""
+    loss = etcd_lost
+    loss.show(evidence)
+    no_loss(loss)
+    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
+    measure.judge()
+
+
+@pytest.mark.check("M08-46", by_hand="ip link set PORT down on etcd's node for longer than the lease; ps", causes=[16])
+@pytest.mark.known_defect(
+    issue="dynamo#3493",
+    versions=">=1.6,<1.7",
+    reason="when etcd was away for longer than the lease, workers and frontends end; a supervisor must start them",
+)
+def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Loss, evidence):
+    """etcd's node is lost for longer than the lease: what serves goes on serving, also when etcd is back.
+
+    While it is away all is served: no process knows of it, since nothing answers. When it is back its leases run out.
+    """
+    loss = etcd_lost_for_long
+    loss.show(evidence)
+    assert not loss.ended, f"ended while etcd was away: {loss.ended}"
+    assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
+
+
+@pytest.mark.check("M08-47", by_hand="start frontends and workers again when etcd is back", causes=[16])
+def test_restart_heals_the_loss_of_etcd(run: Run, etcd_lost_for_long: Loss, measure):
+    """etcd is back, all that ended is started again, as by a supervisor, and every request is served."""
+    loss = etcd_lost_for_long
+    failed_as_known(run, loss)
+    measure("hung_requests", len(loss.hung), n=len(loss.requests))
+    measure("recovery_s", loss.recovery_s(loss.restarted or loss.moment("healed")))
+    measure.judge()

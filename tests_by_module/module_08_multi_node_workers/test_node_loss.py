@@ -1,0 +1,250 @@
+"""Workers and nodes are lost under load, and come back: what the client sees, and for how long."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.deployments.deployment import Deployment
+from fixtures.faults import Killed, Partition, PoweredOff, SlowLink
+from fixtures.run import Run
+from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
+
+pytestmark = pytest.mark.needs("managed", "multi_node")
+
+# an outage shorter than the lease must stay clear of half of it: a lease is renewed when half of it is left
+CALM_LEASE_TTL_S, SHORT_S = 6, 1.0
+STREAM_TIMEOUT_S = 2
+STREAM_TIMEOUT = (("DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS", str(STREAM_TIMEOUT_S)),)
+MIGRATION = ("--migration-limit", "1")
+SLOW_MBIT_PER_S = 2
+HANGS = pytest.mark.known_defect(
+    issue="dynamo#7545",
+    versions=">=1.6,<1.7",
+    reason="a stream from a worker that falls silent never ends unless DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS is set",
+)
+
+
+@pytest.fixture(scope="module")
+def where(run: Run) -> Places:
+    return places(run)
+
+
+@pytest.fixture(scope="module")
+def calm(run: Run, where: Places) -> Iterator[Deployment]:
+    """For faults that nothing is to end of: one deployment for all of them."""
+    own = run.sabotage.own("calm")
+    with run.own_deployment("calm", placed=where.spread, lease_ttl_s=CALM_LEASE_TTL_S, sabotage=own) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def short_partition(run: Run, calm: Deployment, where: Places) -> Loss:
+    fault = Partition(run.lab(), where.one, where.two)
+    return lose(run, calm, "short_partition", fault, SHORT_S, victims=calm.workers[1:])
+
+
+@pytest.fixture(scope="module")
+def slow_link(run: Run, calm: Deployment, where: Places) -> Loss:
+    fault = SlowLink(run.lab(), where.two, SLOW_MBIT_PER_S, where.one)
+    return lose(run, calm, "slow_link", fault, SHORT_S, victims=calm.workers[1:])
+
+
+@pytest.fixture(scope="module")
+def nats_lost(run: Run, calm: Deployment) -> Loss:
+    return lose(run, calm, "nats_lost", Killed(calm.nats), 2.0)
+
+
+@pytest.fixture(scope="module")
+def worker_killed(run: Run, where: Places) -> Loss:
+    with run.own_deployment("killed", placed=where.spread, sabotage=run.sabotage.own("killed")) as deployment:
+        victim = deployment.workers[1]
+        return lose(run, deployment, "worker_killed", Killed(victim), 1.0, victims=[victim])
+
+
+@pytest.fixture(scope="module")
+def migrated(run: Run, where: Places) -> Loss:
+    changes = {"frontend_args": MIGRATION, "lease_ttl_s": CALM_LEASE_TTL_S, "sabotage": run.sabotage.own("migrated")}
+    with run.own_deployment("migrated", placed=where.spread, **changes) as deployment:
+        victim = deployment.workers[1]
+        return lose(run, deployment, "worker_killed_with_migration", Killed(victim), 1.0, victims=[victim])
+
+
+def parted(run: Run, where: Places, name: str, own: str, **changes: object) -> Loss:
+    with run.own_deployment(own, placed=where.spread, sabotage=run.sabotage.own(own), **changes) as deployment:
+        fault = Partition(run.lab(), where.one, where.two)
+        hold = run.inventory.cluster.dynamo_lease_ttl_s + 2.0
+        return lose(run, deployment, name, fault, hold, victims=deployment.workers[1:])
+
+
+@pytest.fixture(scope="module")
+def long_partition(run: Run, where: Places) -> Loss:
+    return parted(run, where, "long_partition", "parted")
+
+
+@pytest.fixture(scope="module")
+def long_partition_with_timeout(run: Run, where: Places) -> Loss:
+    return parted(run, where, "long_partition_with_timeout", "parted-timed", extra_env=STREAM_TIMEOUT)
+
+
+def switched_off(run: Run, where: Places, name: str, own: str, **changes: object) -> Loss:
+    with run.own_deployment(own, placed=where.spread, sabotage=run.sabotage.own(own), **changes) as deployment:
+        fault = PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
+        hold = run.inventory.cluster.dynamo_lease_ttl_s + 1.0
+        return lose(run, deployment, name, fault, hold, victims=deployment.workers[1:])
+
+
+@pytest.fixture(scope="module")
+def node_off(run: Run, where: Places) -> Loss:
+    return switched_off(run, where, "node_off", "off")
+
+
+@pytest.fixture(scope="module")
+def node_off_with_timeout(run: Run, where: Places) -> Loss:
+    return switched_off(run, where, "node_off_with_timeout", "off-timed", extra_env=STREAM_TIMEOUT)
+
+
+@pytest.mark.check("M08-30", by_hand="kill -KILL -- -PGID of a worker under load", causes=[20, 22])
+def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss, measure, evidence):
+    """The streams of a killed worker end at once with an error, none hangs, and soon every request is served."""
+    loss = worker_killed
+    loss.show(evidence)
+    measure("hung_requests", len(loss.hung), n=len(loss.requests))
+    measure("streams_end_after_kill_s", loss.streams_end_s(), n=len(loss.on_victims()))
+    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
+    failed_as_known(run, loss)
+    measure.judge()
+
+
+@pytest.mark.check("M08-31", by_hand="start the worker again; curl FRONTEND/metrics | grep router_worker", causes=[18])
+def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure):
+    """A worker that was killed and is started again registers anew and serves."""
+    measure("return_s", worker_killed.return_s(worker_killed.moment("heal")))
+    measure.judge()
+
+
+@pytest.mark.check("M08-32", by_hand="frontend with --migration-limit 1; kill -KILL -- -PGID of a worker", causes=[22])
+def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evidence):
+    """With --migration-limit 1 the streams of a killed worker go on with another one, and no request is lost."""
+    migrated.show(evidence)
+    on_it = migrated.on_victims()
+    assert not migrated.lost, f"{len(migrated.lost)} of {len(migrated.requests)} were lost: {migrated.lost[0]}"
+    measure("longest_gap_ms", max(it.longest_gap_s or 0 for it in on_it) * 1000, n=len(on_it))
+    measure.judge()
+
+
+@pytest.mark.check("M08-33", by_hand="bridge link set dev PORT isolated on, off again within the lease", causes=[16])
+@pytest.mark.needs("lab")
+def test_partition_shorter_than_the_lease_loses_nothing(run: Run, short_partition: Loss, measure, evidence):
+    """Two nodes parted for less than the lease: streams pause and go on, and every registration stays."""
+    loss = short_partition
+    loss.show(evidence)
+    on_it = loss.on_victims()
+    no_loss(loss)
+    healed = loss.moment("healed")
+    measure("longest_gap_s", max(it.longest_gap_s or 0 for it in on_it), n=len(on_it))
+    measure("goes_on_after_heal_s", max(it.gap_at_s + it.longest_gap_s - healed.at_s for it in on_it), n=len(on_it))
+    measure.judge()
+
+
+@pytest.mark.check("M08-34", by_hand="tc qdisc add dev PORT root tbf rate 2mbit burst 16k latency 200ms")
+@pytest.mark.needs("lab")
+def test_slow_link_loses_nothing(run: Run, slow_link: Loss, measure, evidence):
+    """A worker behind a slow link answers late, and loses nothing."""
+    loss = slow_link
+    loss.show(evidence)
+    loss.on_victims()
+    no_loss(loss)
+    measure("recovery_s", loss.recovery_s(loss.moment("healed")))
+    measure.judge()
+
+
+@pytest.mark.check("M08-35", by_hand="kill -KILL -- -PGID of nats-server under load, start it again", causes=[7])
+def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure, evidence):
+    """With requests over tcp, NATS is lost and comes back without a client noticing."""
+    nats_lost.show(evidence)
+    no_loss(nats_lost)
+    measure("recovery_s", nats_lost.recovery_s(nats_lost.moment("injected")))
+    measure.judge()
+
+
+@pytest.mark.check("M08-36", by_hand="bridge link set dev PORT isolated on for longer than the lease", causes=[23, 29])
+@pytest.mark.needs("lab")
+@HANGS
+def test_partition_longer_than_the_lease_hangs_nothing(run: Run, long_partition: Loss, measure, evidence):
+    """Every request to a node that was parted for longer than the lease comes to an end."""
+    long_partition.show(evidence)
+    long_partition.on_victims()
+    measure("hung_requests", len(long_partition.hung), n=len(long_partition.requests))
+    measure.judge()
+
+
+@pytest.mark.check("M08-37", by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2", causes=[23, 29])
+@pytest.mark.needs("lab")
+def test_stream_timeout_ends_what_a_partition_would_hang(
+    run: Run, long_partition_with_timeout: Loss, measure, evidence
+):
+    """With the stream timeout set, every request to a parted node ends, with an error that says so."""
+    loss = long_partition_with_timeout
+    loss.show(evidence)
+    measure("hung_requests", len(loss.hung), n=len(loss.requests))
+    measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
+    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
+    failed_as_known(run, loss)
+    measure.judge()
+
+
+@pytest.mark.check("M08-38", by_hand="bridge link set dev PORT isolated off after the lease; ps", causes=[16, 17])
+@pytest.mark.needs("lab")
+@pytest.mark.known_defect(
+    issue="dynamo#3493",
+    versions=">=1.6,<1.7",
+    reason="a worker that learns at the end of a partition that its lease is lost ends; a supervisor must start it",
+)
+def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
+    """A worker that was parted for longer than its lease is there again when the partition is over."""
+    assert not long_partition.ended, f"ended after the partition: {long_partition.ended}"
+    assert long_partition.came or long_partition.stayed >= long_partition.victims, "it is not registered"
+
+
+@pytest.mark.check("M08-39", by_hand="start the worker again that ended at the end of the partition", causes=[16, 20])
+@pytest.mark.needs("lab")
+def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure):
+    """A worker that ended after a partition and is started again, as by a supervisor, serves."""
+    loss = long_partition_with_timeout
+    since = loss.restarted or loss.moment("healed")
+    measure("return_s", loss.return_s(since))
+    measure.judge()
+
+
+@pytest.mark.check("M08-40", by_hand="pull the plug of a worker's node under load", causes=[23, 29])
+@pytest.mark.needs("lab")
+@HANGS
+def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure, evidence):
+    """Every request to a node that loses its power comes to an end."""
+    node_off.show(evidence)
+    node_off.on_victims()
+    measure("hung_requests", len(node_off.hung), n=len(node_off.requests))
+    measure.judge()
+
+
+@pytest.mark.check("M08-41", by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2", causes=[23, 29])
+@pytest.mark.needs("lab")
+def test_stream_timeout_ends_what_a_node_without_power_would_hang(
+    run: Run, node_off_with_timeout: Loss, measure, evidence
+):
+    """With the stream timeout set, every request to a node that loses its power ends, with an error that says so."""
+    loss = node_off_with_timeout
+    loss.show(evidence)
+    measure("hung_requests", len(loss.hung), n=len(loss.requests))
+    measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
+    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
+    failed_as_known(run, loss)
+    measure.judge()
+
+
+@pytest.mark.check("M08-42", by_hand="power on; start the worker on the node again", causes=[20])
+@pytest.mark.needs("lab")
+def test_node_that_is_on_again_serves(node_off: Loss, measure):
+    """The node is on again, its worker is started, and it serves."""
+    measure("return_s", node_off.return_s(node_off.restarted or node_off.moment("healed")))
+    measure.judge()
