@@ -1,0 +1,96 @@
+"""Fixtures of module 11: processes with a NIXL agent each, on nodes that run workers. No engine, no Dynamo."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.deadline import DeadlineExceeded
+from fixtures.inventory.model import Inventory
+from fixtures.kv_transfer.pair import Pair
+from fixtures.kv_transfer.side import Refused, Side
+from fixtures.nodes import RemoteError
+from fixtures.outcomes import BringUpFailed
+from fixtures.probes.capabilities import NIXL
+from fixtures.run import Run
+from fixtures.services.ucx import net_devices
+
+AGENTS_CHECK, METADATA_CHECK = "M11-01", "M11-02"
+MIB = 2**20
+
+
+def make_side(run: Run, name: str, node: str) -> Side:
+    """An end on that node, started. Raises Refused."""
+    equipment = run.equipment()[node]
+    side = Side(name, equipment.node, equipment.runtime)
+    interfaces = run.facts()[node]["network"].get("interfaces", {})
+    side.env |= net_devices(side.node.spec, interfaces, run.inventory.cluster.dynamo_kv_transport)
+    run.sabotage.kv_side(side)
+    side.start()
+    return side
+
+
+@pytest.fixture(scope="package")
+def sides(run: Run, inventory: Inventory) -> Iterator[list[Side]]:
+    """Two ends on the first node that runs workers with NIXL; one more there and one on the second, if there is one."""
+    nodes = [spec.name for spec in inventory.with_role("worker") if NIXL in spec.dynamo_capabilities]
+    started: list[Side] = []
+    try:
+        for number, node in enumerate([nodes[0], nodes[0], *(nodes[:2] if len(nodes) > 1 else [])], 1):
+            started.append(make_side(run, f"kv-{number}", node))
+    except (Refused, RemoteError, DeadlineExceeded) as error:
+        raise BringUpFailed(AGENTS_CHECK, str(error)) from error
+    yield started
+    for side in started:
+        side.kill()
+
+
+def connected(near: Side, far: Side, inventory: Inventory) -> Pair:
+    pair = Pair(near, far, inventory.cluster.dynamo_kv_transfer_mb_max * MIB)
+    try:
+        pair.connect()
+    except (Refused, RemoteError) as error:
+        raise BringUpFailed(METADATA_CHECK, str(error)) from error
+    return pair
+
+
+@pytest.fixture(scope="package")
+def neighbours(sides: list[Side], inventory: Inventory) -> Pair:
+    """Two processes of one node."""
+    return connected(sides[0], sides[1], inventory)
+
+
+@pytest.fixture(scope="package")
+def apart(sides: list[Side], inventory: Inventory) -> Pair:
+    """Processes of two nodes. BringUpFailed where only one declares NIXL."""
+    if len(sides) < 4:
+        raise BringUpFailed(AGENTS_CHECK, "only one node that runs workers declares nixl")
+    return connected(sides[2], sides[3], inventory)
+
+
+@pytest.fixture(scope="package")
+def pair(sides: list[Side], request: pytest.FixtureRequest) -> Pair:
+    """Two ends as workers would be: on two nodes where the inventory has two, else on the one."""
+    return request.getfixturevalue("apart" if len(sides) > 2 else "neighbours")
+
+
+@pytest.fixture(scope="package")
+def sizes(inventory: Inventory) -> list[int]:
+    """Bytes of the transfers: 4 KiB, sixteen times as much, and so on up to the inventory's largest."""
+    largest = inventory.cluster.dynamo_kv_transfer_mb_max * MIB
+    steps = [4096 * 16**n for n in range(8) if 4096 * 16**n < largest]
+    return [*steps, largest]
+
+
+@pytest.fixture(scope="package")
+def spares() -> Iterator[int]:
+    """Numbers for names: an end that was broken leaves its socket behind."""
+    return itertools.count(1)
+
+
+@pytest.fixture
+def spare(run: Run, sides: list[Side], spares: Iterator[int]) -> Iterator[Side]:
+    """An end for a check to break, on the node of the pair's far end."""
+    side = make_side(run, f"kv-spare-{next(spares)}", sides[-1].node.name)
+    yield side
+    side.kill()

@@ -1,0 +1,44 @@
+"""What carried a known number of bytes between two ends."""
+
+from collections.abc import Callable
+
+from fixtures.kv_transfer.pair import Operation, Pair, whole
+from fixtures.kv_transfer.side import Refused, Side
+from fixtures.outcomes import CouldNotLook
+from fixtures.probes.probe import carriers, facts
+from fixtures.run import Run
+from fixtures.witness.counters import Carried, carried
+
+TIMES = 4
+
+
+def counted(run: Run, pair: Pair, act: Callable[[], None]) -> list[Carried]:
+    """What each node of the pair counted while `act` ran. Raises ValueError when it cannot be told."""
+    nodes = {side.node.name: side.node for side in (pair.near, pair.far)}.values()
+
+    def look() -> dict[str, dict]:
+        return {node.name: run.sabotage.carriers(node, carriers(node)) for node in nodes}
+
+    before = look()
+    act()
+    after = look()
+    return [carried(name, before[name], after[name]) for name in before]
+
+
+def move(pair: Pair, operation: Operation) -> tuple[int, int]:
+    """The whole memory, several times; bytes asked for, and bytes that NIXL's telemetry counted.
+
+    One operation at a time: counters tell what was sent and what was received, and the larger one is taken.
+    """
+    done = pair.move(operation, whole(pair.size), times=TIMES)
+    if done["state"] != "DONE":
+        raise Refused(f"{operation} between {pair} ended with {done['state']}: {done.get('error_told', 'no end')}")
+    return TIMES * pair.size, TIMES * done["counted"]
+
+
+def data_interface(side: Side) -> str:
+    """The interface that has the node's data address."""
+    interfaces = facts(side.node)["network"]["interfaces"]
+    if side.node.address not in interfaces:
+        raise CouldNotLook(f"{side.node.name}: no interface has {side.node.address} as its first: {interfaces}")
+    return interfaces[side.node.address]

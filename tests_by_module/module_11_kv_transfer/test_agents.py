@@ -1,0 +1,39 @@
+"""NIXL agents come up and know one another before any engine is there."""
+
+import pytest
+
+from fixtures.kv_transfer.pair import Pair
+from fixtures.kv_transfer.side import Side
+from fixtures.probes.probe import carriers
+from fixtures.witness.counters import loaded
+from fixtures.witness.ucx import parse
+
+pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
+MAPPED = ("libplugin_UCX", "libucp", "libuct")
+
+
+@pytest.mark.check("M11-01", by_hand="python -c 'import nixl; print(nixl.nixl_agent(\"a\").backends)'")
+@pytest.mark.smoke
+def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side], evidence) -> None:
+    evidence.nodes(*(side.node.name for side in sides))
+    found = []
+    versions = {}
+    rows = []
+    for side in sides:
+        (process, *_) = loaded(carriers(side.node, [side.about["pid"]])["processes"])
+        ucx = parse(side.log())
+        if "DRAM_SEG" not in side.about["memory"].get("UCX", []):
+            found.append(f"{side.name} on {side.node.name}: no UCX backend for memory, only {side.about['memory']}")
+        found += [f"{side.name} on {side.node.name}: {name} is not mapped" for name in MAPPED if not process.has(name)]
+        versions.setdefault((side.package_version, ucx.version), []).append(side.node.name)
+        rows.append((side.name, side.node.name, side.package_version, ucx.version, ", ".join(side.about["plugins"])))
+    evidence.table("NIXL on the nodes", ("end", "node", "NIXL", "UCX", "plugins that it could load"), rows)
+    assert not found, "; ".join(found)
+    assert len(versions) == 1, f"nodes have different versions of NIXL or UCX: {versions}"
+
+
+@pytest.mark.check("M11-02")
+def test_metadata_leads_to_the_end_that_it_is_of(pair: Pair, neighbours: Pair) -> None:
+    for ends in (pair, neighbours):
+        told = ends.near.do("connect", **ends.far.do("metadata"))["peer"]
+        assert told == ends.far.name, f"metadata given by {ends.far.name} is of {told}"

@@ -1,0 +1,76 @@
+"""What was sent is what arrives: READ and WRITE, small and large, one block and many."""
+
+import pytest
+
+from fixtures.kv_transfer.pair import Moved, Pair, scattered, whole
+from fixtures.run import Run
+
+pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
+BLOCKS, BLOCK_BYTES = 1024, 4096
+OPERATIONS = ("WRITE", "READ")
+
+
+def each_size(pair: Pair, sizes: list[int], seed: int, evidence) -> list[Moved]:
+    """Each size by each operation, with bytes of its own; a table of what they took."""
+    evidence.nodes(pair.near.node.name, pair.far.node.name)
+    moved = [
+        pair.moved(operation, whole(size), seed=seed + number, times=2)
+        for number, size in enumerate(sizes)
+        for operation in OPERATIONS
+    ]
+    rows = [
+        (each.operation, each.bytes, f"{1000 * min(each.took_s):.3g}", f"{each.best_bytes_per_s / 1e9:.3g}")
+        for each in moved
+    ]
+    evidence.table(f"Transfers between {pair}", ("operation", "bytes", "ms (best)", "GB/s"), rows)
+    return moved
+
+
+@pytest.mark.check("M11-03")
+def test_bytes_arrive_whole_between_two_processes(neighbours: Pair, sizes: list[int], run: Run, evidence) -> None:
+    moved = each_size(neighbours, sizes, run.seed, evidence)
+    found = [mistake for each in moved for mistake in each.mistakes()]
+    assert not found, "; ".join(found)
+
+
+@pytest.mark.check("M11-06")
+@pytest.mark.needs("multi_node")
+def test_bytes_arrive_whole_between_two_nodes(apart: Pair, sizes: list[int], run: Run, evidence) -> None:
+    moved = each_size(apart, sizes, run.seed, evidence)
+    found = [mistake for each in moved for mistake in each.mistakes()]
+    assert not found, "; ".join(found)
+
+
+@pytest.mark.check("M11-04")
+def test_many_small_blocks_arrive_each_in_its_place(pair: Pair, run: Run, evidence, measure) -> None:
+    evidence.nodes(pair.near.node.name, pair.far.node.name)
+    found = []
+    for operation in OPERATIONS:
+        many = pair.moved(operation, scattered(BLOCKS, BLOCK_BYTES), seed=run.seed, times=5)
+        found += many.mistakes()
+        if operation == "WRITE":
+            one = pair.moved(operation, whole(BLOCKS * BLOCK_BYTES), seed=run.seed, times=5)
+            measure("time_of_1024_blocks_over_one", min(many.took_s) / min(one.took_s), n=5)
+    assert not found, "; ".join(found)
+    measure.judge()
+
+
+@pytest.mark.check("M11-05")
+def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> None:
+    found = []
+    for operation in OPERATIONS:
+        for size in sizes:
+            counted = pair.move(operation, whole(size))["counted"]
+            if counted != size:
+                found.append(f"{operation} of {size} bytes between {pair}: NIXL's telemetry counted {counted}")
+    assert not found, "; ".join(found)
+
+
+@pytest.mark.check("M11-16")
+@pytest.mark.needs("gpu", role="worker")
+def test_gpu_memory_arrives_whole(neighbours: Pair, sizes: list[int], run: Run, evidence) -> None:
+    pair = Pair(neighbours.near, neighbours.far, neighbours.size, kind="VRAM")
+    pair.connect()
+    moved = each_size(pair, sizes, run.seed, evidence)
+    found = [mistake for each in moved for mistake in each.mistakes()]
+    assert not found, "; ".join(found)

@@ -1,0 +1,106 @@
+"""What cannot go well ends with an error, and soon; nothing hangs, and nothing is moved that must not be."""
+
+import base64
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fixtures.deadline import Deadline
+from fixtures.kv_transfer.pair import Pair, whole
+from fixtures.kv_transfer.side import Refused, Side
+
+pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
+BLOCK = 4096
+GOES_ON_S, HANGS_AFTER_S, DIES_AFTER_S = 20, 15, 1.5
+
+
+def refusal(act: Callable[[], Any]) -> str | None:
+    """What it was refused with; None when it was done."""
+    try:
+        done = act()
+    except Refused as error:
+        return str(error)
+    return done.get("error_told", done["state"]) if (done or {}).get("state", "DONE") != "DONE" else None
+
+
+@pytest.mark.check("M11-11")
+@pytest.mark.needs("managed")
+@pytest.mark.parametrize("operation", ["WRITE", "READ"])
+def test_a_peer_that_dies_is_an_error_and_soon(operation: str, pair: Pair, spare: Side, evidence, measure) -> None:
+    evidence.nodes(pair.near.node.name, spare.node.name)
+    dying = Pair(pair.near, spare, pair.size)
+    dying.label = f"kv-{operation}"
+    dying.connect()
+    told: list[tuple[float, dict]] = []
+
+    def go_on() -> None:
+        answer = dying.move(operation, whole(dying.size), times=10**9, seconds=GOES_ON_S, hangs_after_s=HANGS_AFTER_S)
+        told.append((time.monotonic(), answer))
+
+    mover = threading.Thread(target=go_on)
+    mover.start()
+    Deadline(60, "transfers to run").pause(DIES_AFTER_S)
+    spare.kill()
+    killed = time.monotonic()
+    mover.join()
+    assert told, "the end that lives did not answer any more"
+    ((ended, answer),) = told
+    evidence.note(
+        "The end of it", f"{len(answer['took_s'])} transfers, then {answer['state']}: {answer.get('error_told')}"
+    )
+    assert answer["took_s"], f"no transfer was done before the peer died: {answer}"
+    assert answer["state"] != "PROC", f"the peer is dead, and its transfer hangs: no end within {HANGS_AFTER_S} s"
+    assert answer["state"] == "ERR", f"the peer is dead, and its transfers ended with {answer['state']}"
+    measure("error_after_death_s", max(0.0, ended - killed))
+    still = pair.move("WRITE", whole(BLOCK))
+    assert still["state"] == "DONE", f"transfers to another peer do not work any more: {still}"
+    measure.judge()
+
+
+@pytest.mark.check("M11-12")
+def test_wrong_metadata_is_refused(pair: Pair, evidence) -> None:
+    good = base64.b64decode(pair.far.do("metadata")["metadata"])
+    wrong = {"nothing": b"", "noise": bytes(range(256)), "half of it": good[: len(good) // 2]}
+    rows = []
+    for what, given in wrong.items():
+        text = base64.b64encode(given).decode()
+        rows.append((what, refusal(lambda text=text: pair.near.do("connect", metadata=text))))
+    evidence.table("Wrong metadata", ("given", "refused with"), rows)
+    taken = [what for what, refused in rows if not refused]
+    assert not taken, f"metadata that is wrong was taken without an error: {', '.join(taken)}"
+    assert pair.move("WRITE", whole(BLOCK))["state"] == "DONE"
+
+
+@pytest.mark.check("M11-13")
+def test_memory_that_is_not_registered_is_refused(pair: Pair, evidence) -> None:
+    pair.near.do("memory", label="unregistered", size=BLOCK, register=False)
+    attempts = {
+        "memory here that is not registered": lambda: pair.move("WRITE", whole(BLOCK), label="unregistered"),
+        "memory there behind what is registered": lambda: pair.move("WRITE", [(0, pair.size, BLOCK)]),
+        "more than is registered": lambda: pair.move("READ", whole(pair.size + BLOCK)),
+        "a peer that nobody knows": lambda: pair.move("WRITE", whole(BLOCK), peer="nobody"),
+    }
+    rows = [(what, refusal(attempt)) for what, attempt in attempts.items()]
+    evidence.table("What must be refused", ("attempt", "refused with"), rows)
+    done = [what for what, refused in rows if not refused]
+    assert not done, f"moved without an error: {', '.join(done)}"
+
+
+@pytest.mark.check("M11-14")
+def test_memory_that_is_deregistered_is_refused(pair: Pair, spare: Side, evidence) -> None:
+    leaving = Pair(pair.near, spare, BLOCK)
+    leaving.label = "leaving"
+    leaving.connect()
+    assert leaving.move("WRITE", whole(BLOCK))["state"] == "DONE"
+    spare.do("deregister", label="leaving")
+    pair.near.do("forget", peer=spare.name)
+    pair.near.do("connect", **spare.do("metadata"))
+    rows = [("memory there, by metadata of afterwards", refusal(lambda: leaving.move("WRITE", whole(BLOCK))))]
+    pair.near.do("deregister", label="leaving")
+    rows.append(("memory here", refusal(lambda: pair.move("WRITE", whole(BLOCK), label="leaving"))))
+    evidence.table("Deregistered", ("memory", "refused with"), rows)
+    done = [what for what, refused in rows if not refused]
+    assert not done, f"deregistered memory was moved without an error: {', '.join(done)}"

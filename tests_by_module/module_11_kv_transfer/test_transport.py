@@ -1,0 +1,63 @@
+"""KV goes by the transport that is declared, over the link that is declared: by bytes counted and by UCX's own word."""
+
+import pytest
+
+from fixtures.inventory.model import Inventory
+from fixtures.kv_transfer.pair import Operation, Pair
+from fixtures.probes.probe import carriers
+from fixtures.run import Run
+from fixtures.witness.counters import loaded
+from fixtures.witness.ucx import parse
+from fixtures.witness.verdict import CARRIED, NOT_CARRIED, witness
+from tests_by_module.module_11_kv_transfer.looking import counted, data_interface, move
+
+pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.needs("kv_transport")]
+
+
+@pytest.mark.check("M11-09", by_hand="UCX_PROTO_INFO=y UCX_LOG_LEVEL=info in the workers' environment; their logs")
+@pytest.mark.parametrize("operation", ["WRITE", "READ"])
+def test_kv_goes_by_the_declared_transport(
+    operation: Operation, pair: Pair, run: Run, inventory: Inventory, evidence
+) -> None:
+    evidence.nodes(pair.near.node.name, pair.far.node.name)
+    moved: list[tuple[int, int]] = []
+    carried = counted(run, pair, lambda: moved.append(move(pair, operation)))
+    ((asked, told),) = moved
+    ends = (pair.near, pair.far)
+    seen = witness(
+        expected_bytes=asked,
+        counted_bytes=told,
+        carried=carried,
+        ucx=[parse(side.log()) for side in ends],
+        loaded=[each for side in ends for each in loaded(carriers(side.node, [side.about["pid"]])["processes"])],
+        memory="host",
+    )
+    evidence.note("Which way KV went", str(seen).replace("; ", "\n"))
+    for side in ends:
+        evidence.text(f"UCX in {side.name}", side.log())
+    wrong = seen.against(inventory.cluster.dynamo_kv_transport or "")
+    assert not wrong, "; ".join(wrong)
+
+
+@pytest.mark.check("M11-10")
+@pytest.mark.needs("multi_node")
+@pytest.mark.parametrize("operation", ["WRITE", "READ"])
+def test_kv_goes_over_the_data_link(
+    operation: Operation, apart: Pair, run: Run, inventory: Inventory, evidence
+) -> None:
+    evidence.nodes(apart.near.node.name, apart.far.node.name)
+    moved: list[tuple[int, int]] = []
+    kv = counted(run, apart, lambda: moved.append(move(apart, operation)))
+    rdma = inventory.cluster.dynamo_kv_transport == "rdma"
+    found, rows = [], []
+    for counts, side in zip(kv, (apart.near, apart.far), strict=True):
+        meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side)}
+        taken = counts.rdma if rdma else counts.netdevs
+        shares = {name: count / moved[0][0] for name, count in taken.items()}
+        rows += [(counts.node, name, name.split(":")[0] in meant, f"{share:.3f}") for name, share in shares.items()]
+        on_link = sum(share for name, share in shares.items() if name.split(":")[0] in meant)
+        if on_link < CARRIED or sum(shares.values()) - on_link > NOT_CARRIED:
+            told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01) or "nothing"
+            found.append(f"{counts.node}: the data link is {', '.join(sorted(meant))}, KV went over {told}")
+    evidence.table("Share of the KV by device", ("node", "device", "data link", "share"), rows)
+    assert not found, "; ".join(found)
