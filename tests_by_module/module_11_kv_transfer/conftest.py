@@ -14,6 +14,7 @@ from fixtures.outcomes import BringUpFailed
 from fixtures.probes.capabilities import NIXL
 from fixtures.run import Run
 from fixtures.services.ucx import net_devices
+from tests_by_module.module_11_kv_transfer.looking import interfaces
 
 AGENTS_CHECK, METADATA_CHECK = "M11-01", "M11-02"
 MIB = 2**20
@@ -23,8 +24,7 @@ def make_side(run: Run, name: str, node: str) -> Side:
     """An end on that node, started. Raises Refused."""
     equipment = run.equipment()[node]
     side = Side(name, equipment.node, equipment.runtime)
-    interfaces = run.facts()[node]["network"].get("interfaces", {})
-    side.env |= net_devices(side.node.spec, interfaces, run.inventory.cluster.dynamo_kv_transport)
+    side.env |= net_devices(side.node.spec, interfaces(side.node), run.inventory.cluster.dynamo_kv_transport)
     run.sabotage.kv_side(side)
     side.start()
     return side

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from fixtures.kv_transfer.pair import Operation, Pair, whole
 from fixtures.kv_transfer.side import Refused, Side
+from fixtures.nodes import Node
 from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import carriers, facts
+from fixtures.probes.probe import carriers, links
 from fixtures.run import Run
 from fixtures.witness.counters import Carried, carried
 
@@ -38,7 +39,12 @@ def move(pair: Pair, operation: Operation) -> tuple[int, int]:
 
 def data_interface(side: Side) -> str:
     """The interface that has the node's data address."""
-    interfaces = facts(side.node)["network"]["interfaces"]
-    if side.node.address not in interfaces:
-        raise CouldNotLook(f"{side.node.name}: no interface has {side.node.address} as its first: {interfaces}")
-    return interfaces[side.node.address]
+    found = interfaces(side.node)
+    if side.node.address not in found:
+        raise CouldNotLook(f"{side.node.name}: no interface has {side.node.address}: {found}")
+    return found[side.node.address]
+
+
+def interfaces(node: Node) -> dict[str, str]:
+    """The name of the interface that has it, by address."""
+    return {address: name for name, each in links(node).items() for address in each["addresses"]}
