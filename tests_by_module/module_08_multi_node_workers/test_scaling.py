@@ -38,10 +38,12 @@ def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure, evidence):
     after = [request for request in scaled.load.requests if request.ended_at_s >= leaves]
     harmed = lost(after)
     evidence.table("lost requests", ["request"], [[str(request)] for request in harmed])
-    if not under_way and not harmed:
+    if not under_way and not harmed and not scaled.broken_off:
         raise CouldNotLook("the worker had nothing under way when it was to leave: its leaving shows nothing")
     last = max((each.sent_at_s for each in scaled.load.requests if scaled.came in each.worker_ids), default=leaves)
     measure("lost_requests", len(harmed), n=len(after))
+    measure("broken_off_requests", scaled.broken_off, n=len(after))
+    measure("refused_requests", scaled.refused, n=len(after))
     measure("given_requests_until_s", max(0.0, last - leaves))
     measure("under_way_when_it_left", len(under_way))
     measure.judge()
