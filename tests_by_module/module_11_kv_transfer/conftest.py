@@ -89,8 +89,16 @@ def spares() -> Iterator[int]:
 
 
 @pytest.fixture
-def spare(run: Run, sides: list[Side], spares: Iterator[int]) -> Iterator[Side]:
+def spare(run: Run, pair: Pair, spares: Iterator[int]) -> Iterator[Side]:
     """An end for a check to break, on the node of the pair's far end."""
-    side = make_side(run, f"kv-spare-{next(spares)}", sides[-1].node.name)
+    side = make_side(run, f"kv-spare-{next(spares)}", pair.far.node.name)
+    yield side
+    side.kill()
+
+
+@pytest.fixture
+def survivor(run: Run, pair: Pair, spares: Iterator[int]) -> Iterator[Side]:
+    """An end that is to outlive its peer, on the node of the pair's near end: no other check's, in case it does not."""
+    side = make_side(run, f"kv-spare-{next(spares)}", pair.near.node.name)
     yield side
     side.kill()

@@ -10,7 +10,8 @@ from fixtures.probes.probe import carriers, links
 from fixtures.run import Run
 from fixtures.witness.counters import Carried, carried
 
-TIMES = 4
+# so much that what else passes an interface, such as loopback, during two looks is little beside it
+LEAST_BYTES = 256 * 2**20
 
 
 def counted(run: Run, pair: Pair, act: Callable[[], None]) -> list[Carried]:
@@ -31,10 +32,11 @@ def move(pair: Pair, operation: Operation) -> tuple[int, int]:
 
     One operation at a time: counters tell what was sent and what was received, and the larger one is taken.
     """
-    done = pair.move(operation, whole(pair.size), times=TIMES)
+    times = -(-LEAST_BYTES // pair.size)
+    done = pair.move(operation, whole(pair.size), times=times)
     if done["state"] != "DONE":
         raise Refused(f"{operation} between {pair} ended with {done['state']}: {done.get('error_told', 'no end')}")
-    return TIMES * pair.size, TIMES * done["counted"]
+    return times * pair.size, times * done["counted"]
 
 
 def data_interface(side: Side) -> str:
