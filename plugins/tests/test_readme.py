@@ -51,4 +51,4 @@ def test_every_marker_is_told_with_an_example():
 
 def test_the_two_commands_stand_on_lines_of_their_own():
     commands = [line for line in README.splitlines() if line.startswith("PIP_BREAK_SYSTEM_PACKAGES=1 ")]
-    assert [line.rpartition("pytest ")[2] for line in commands] == ["tests_by_module", "fixtures plugins -n 2"]
+    assert [line.rpartition("pytest ")[2] for line in commands] == ["tests_by_module", "fixtures plugins -n 4"]
