@@ -1,0 +1,227 @@
+"""One engine as it was seen: it is brought up, asked all that the contract holds, and ended. Judged elsewhere."""
+
+import re
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fixtures.clients import prometheus
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
+from fixtures.clients.kv_events import KvEvent, kv_events
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import RuntimeSpec
+from fixtures.load.plan import ORDINARY_TOKENS, plan
+from fixtures.load.runner import RequestRecord, run_load
+from fixtures.load.traces import Traces
+from fixtures.probes.probe import families, footprint
+from fixtures.services.dynamo import Worker
+from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
+from tests_by_module.module_03_workers_and_backends.oracle import Compared
+
+REQUESTS, IN_FLIGHT = "dynamo_component_requests_total", "dynamo_component_inflight_requests"
+# far more than is generated before anybody notices that the client has left
+MANY_TOKENS, LEAVES_AFTER = 2000, 3
+NOTICED_WITHIN_S, STREAM_WITHIN_S, EVENTS_WITHIN_S, ANSWERS_WITHIN_S = 10, 120, 5, 60
+KV_BLOCKS = 3
+# of a stream that is under way at SIGTERM: shorter than the time in which a worker serves on (1.6: 5 s)
+STREAM_S, LEAST_TOKENS, MOST_TOKENS = 2.0, 20, 300
+
+
+@dataclass
+class StartUp:
+    """Seconds from the start of the worker's process; None for a phase that the engine's log does not tell."""
+
+    imported_s: float | None
+    loaded_s: float | None
+    registered_s: float
+    first_token_s: float
+
+
+@dataclass
+class Ended:
+    """A worker that got SIGTERM in the middle of a stream, with times since then; None: not within its time."""
+
+    stream: RequestRecord
+    asked_tokens: int
+    unregistered_s: float | None
+    ended_s: float | None
+    exit_status: int | None
+    log: str
+
+
+@dataclass
+class Column:
+    """All that was seen of one engine. Answers are by the contract's names of prompts and wrong requests."""
+
+    runtime: RuntimeSpec
+    argv: list[str]
+    startup: StartUp
+    taken: dict[str, Any]
+    prompt_tokens: dict[str, int] = field(default_factory=dict)
+    whole: dict[str, Answer] = field(default_factory=dict)
+    streamed: dict[str, Answer] = field(default_factory=dict)
+    # by "requests" and the contract's names of an engine's own metrics
+    counted: dict[str, float] = field(default_factory=dict)
+    refusals: dict[str, Answer] = field(default_factory=dict)
+    after_refusals: Answer = field(default_factory=Answer)
+    left: RequestRecord | None = None
+    idle_after_s: float | None = None
+    block_size: int = 0
+    events: list[KvEvent] | None = None
+    compared: Compared | None = None
+    ended: Ended | None = None
+
+    @property
+    def name(self) -> str:
+        return self.runtime.name
+
+    @property
+    def facts(self) -> EngineFacts:
+        return contract().engines[self.runtime.engine]
+
+
+def look(deployment: Deployment, spec: RuntimeSpec, seed: int, salt: str) -> Column:
+    """Everything but its end, which is `end`."""
+    (worker,) = deployment.workers
+    pid = worker.require_process().pgid
+    family = families(worker.node, [pid], [])[pid]
+    taken = footprint(worker.node, [pid])[pid]
+    column = Column(spec, family[0]["argv"], _startup(deployment, worker, spec, taken["began_at"]), taken)
+    _ask(column, deployment)
+    _be_refused(column, deployment)
+    _leave(column, deployment, seed)
+    _store(column, deployment, seed, salt)
+    return column
+
+
+def _startup(deployment: Deployment, worker: Worker, spec: RuntimeSpec, began_at: float) -> StartUp:
+    facts, log = contract().engines[spec.engine], worker.log()
+    assert worker.launched_at is not None and deployment.registered_at is not None
+    registered_s = deployment.registered_at - worker.launched_at
+    first_token_s = next(phase.duration_s for phase in deployment.phases if phase.what == "first token")
+    told = [_told_at(log, line) for line in (facts.imported, facts.loaded)]
+    return StartUp(*(at and at - began_at for at in told), registered_s, registered_s + first_token_s)
+
+
+def _told_at(log: str, line: str | None) -> float | None:
+    """Unix time of the first line of a log that matches, s."""
+    found = line and re.search(rf"(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z.*{line}", log)
+    return datetime.fromisoformat(f"{found[1]}+00:00").timestamp() if found else None
+
+
+def _page(deployment: Deployment) -> prometheus.Metrics:
+    (worker,) = deployment.workers
+    return prometheus.scrape(deployment.reach(f"{worker.system_url}/metrics"))
+
+
+def _counts(column: Column, page: prometheus.Metrics, deployment: Deployment) -> dict[str, float]:
+    requests = page.total_or_zero(REQUESTS, dynamo_endpoint=deployment.settings.dialect.worker_endpoint)
+    own = {what: page.total_or_zero(name) for what, name in (column.facts.metrics or {}).items() if what != "running"}
+    return {"requests": requests, **own}
+
+
+def _ask(column: Column, deployment: Deployment) -> None:
+    """Every prompt, whole and streamed, and what the engine counts of that."""
+    tokenizer, before = deployment.tokenizer(), _counts(column, _page(deployment), deployment)
+    greedy = {"max_tokens": contract().max_tokens, "temperature": 0, "ignore_eos": True}
+    for name, prompt in contract().prompts.items():
+        column.prompt_tokens[name] = tokenizer.count(prompt)
+        for send, answers in ((complete, column.whole), (stream, column.streamed)):
+            answers[name] = send(deployment.endpoint, prompt, timeout_s=ANSWERS_WITHIN_S, **greedy)
+    after = _counts(column, _page(deployment), deployment)
+    column.counted = {what: count - before[what] for what, count in after.items()}
+
+
+def _be_refused(column: Column, deployment: Deployment) -> None:
+    endpoint = deployment.endpoint
+    (registered,) = deployment.registered_workers()
+    context = (registered.card or {}).get("context_length") or 0
+    for name, wrong in contract().wrong_requests.items():
+        long = [ORDINARY_TOKENS[n % len(ORDINARY_TOKENS)] for n in range(context + (wrong.beyond_context or 0))]
+        body = {"max_tokens": 1} | wrong.changes
+        asked = InferenceEndpoint(endpoint.url, wrong.model or endpoint.model)
+        prompt = wrong.prompt or (long if wrong.beyond_context else "one more?")
+        column.refusals[name] = complete(asked, prompt, timeout_s=ANSWERS_WITHIN_S, **body)
+    column.after_refusals = complete(endpoint, "and a good one?", timeout_s=ANSWERS_WITHIN_S, max_tokens=1)
+
+
+def _leave(column: Column, deployment: Deployment, seed: int) -> None:
+    """A client that disconnects in the middle of a stream, and how long its worker still has it in hand."""
+    requests = plan(seed, 1, (10, 10), (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=LEAVES_AFTER)
+    (column.left,) = run_load(deployment.endpoint, requests, concurrency=1, within_s=STREAM_WITHIN_S)
+    running = (column.facts.metrics or {}).get("running")
+
+    def idle() -> tuple[bool | None, object]:
+        page = _page(deployment)
+        held = page.total(IN_FLIGHT, dynamo_endpoint=deployment.settings.dialect.worker_endpoint)
+        held += page.total(running) if running else 0
+        return (None if held else True), f"{held:g} in hand"
+
+    column.idle_after_s = _seconds_until(idle, NOTICED_WITHIN_S)
+
+
+def _store(column: Column, deployment: Deployment, seed: int, salt: str) -> None:
+    """A prompt of whole blocks that nobody has sent before, and the events of it; None where they are not on NATS."""
+    dialect = deployment.settings.dialect
+    (registered,) = deployment.registered_workers()
+    column.block_size = (registered.card or {}).get("kv_cache_block_size") or 0
+    if deployment.settings.event_plane != "nats" or not column.block_size:
+        return
+    names = {"namespace": deployment.settings.namespace, "component": registered.component}
+    subject = dialect.events.subjects["kv-events"].format(**names, endpoint=dialect.worker_endpoint)
+    prompt = Traces(column.block_size, seed, salt).tokens(KV_BLOCKS * column.block_size + 1)
+    with kv_events(deployment.reach(deployment.settings.nats_url), subject) as seen:
+        complete(deployment.endpoint, list(prompt), timeout_s=ANSWERS_WITHIN_S, max_tokens=1, ignore_eos=True)
+
+        def stored() -> tuple[bool | None, object]:
+            blocks = sum(len(event.blocks) for event in seen.look() if event.kind == "stored")
+            return (True if blocks >= KV_BLOCKS else None), f"{blocks} blocks stored"
+
+        _seconds_until(stored, EVENTS_WITHIN_S)
+        column.events = seen.look()
+
+
+def end(column: Column, deployment: Deployment, seed: int) -> None:
+    """SIGTERM to the worker in the middle of a stream; killed when it does not end in its runtime's time."""
+    (worker,) = deployment.workers
+    tokens = _tokens_for(column.streamed.values())
+    before = _page(deployment).total_or_zero(IN_FLIGHT)
+    with ThreadPoolExecutor(1) as pool:
+        one = plan(seed + 1, 1, (10, 10), (tokens, tokens))
+        stream = pool.submit(run_load, deployment.endpoint, one, concurrency=1, within_s=STREAM_WITHIN_S)
+        under_way = lambda: (True if _page(deployment).total_or_zero(IN_FLIGHT) > before else None, "idle")  # noqa: E731
+        _seconds_until(under_way, NOTICED_WITHIN_S)
+        process = worker.require_process()
+        process.signal(signal.SIGTERM)
+        clock = Deadline(worker.ends_within_s, f"{worker.name} to end after SIGTERM")
+        registered = lambda: (None if deployment.registered_workers() else True, "registered")  # noqa: E731
+        alive = lambda: (None if process.is_alive() else True, "alive")  # noqa: E731
+        unregistered_s = _seconds_until(registered, clock.remaining_s)
+        ended = _seconds_until(alive, clock.remaining_s)
+        ended_s = None if ended is None else clock.elapsed_s
+        status = process.exit_status()
+        if ended is None:
+            worker.kill()
+        (record,) = stream.result()
+    column.ended = Ended(record, tokens, unregistered_s, ended_s, status, process.log(3000))
+
+
+def _tokens_for(streamed: Sequence[Answer]) -> int:
+    """As many tokens as take the engine about STREAM_S, by its own pace here."""
+    gaps = [b - a for answer in streamed for a, b in zip(answer.chunk_times_s, answer.chunk_times_s[1:], strict=False)]
+    pace_s = sorted(gaps)[len(gaps) // 2] if gaps else 0.0
+    return round(min(max(STREAM_S / max(pace_s, 1e-3), LEAST_TOKENS), MOST_TOKENS))
+
+
+def _seconds_until(done: Any, within_s: float) -> float | None:
+    """Seconds until `done` gives True; None when it does not in time."""
+    clock = Deadline(max(within_s, 0.1), "what is looked for")
+    try:
+        wait_until(done, clock, every_s=0.05)
+    except DeadlineExceeded:
+        return None
+    return clock.elapsed_s

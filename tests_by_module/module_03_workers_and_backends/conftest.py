@@ -1,0 +1,32 @@
+"""Fixtures of module 03: every declared engine, one after the other, each in a deployment of its own."""
+
+import re
+
+import pytest
+
+from fixtures.deadline import DeadlineExceeded
+from fixtures.inventory.model import Inventory
+from fixtures.outcomes import BringUpFailed
+from fixtures.run import Run
+from fixtures.services.base import ServiceFailed
+from tests_by_module.module_03_workers_and_backends.column import Column, end, look
+from tests_by_module.module_03_workers_and_backends.oracle import judged
+
+SERVES_CHECK = "M03-01"
+
+
+@pytest.fixture(scope="package")
+def columns(run: Run, inventory: Inventory) -> list[Column]:
+    """The engines in the order of the inventory. Raises BringUpFailed for one that never serves."""
+    seen = []
+    for spec in inventory.engines:
+        name = "engine_" + re.sub(r"\W", "_", spec.name)
+        try:
+            with run.own_deployment(name, runtime=spec.name, sabotage=run.sabotage) as deployment:
+                column = look(deployment, spec, run.seed, run.run_id)
+                column.compared = judged(run, deployment, spec)
+                end(column, deployment, run.seed)
+        except (ServiceFailed, DeadlineExceeded) as error:
+            raise BringUpFailed(SERVES_CHECK, f"{spec.name} never serves: {error}") from None
+        seen.append(column)
+    return seen

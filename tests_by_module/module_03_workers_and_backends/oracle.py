@@ -1,0 +1,59 @@
+"""An engine's greedy answers against transformers on the model that the inventory declares."""
+
+from dataclasses import dataclass, replace
+from math import inf
+
+from fixtures.deadline import Deadline
+from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import RuntimeSpec
+from fixtures.oracle.ask import answered, ask_all
+from fixtures.oracle.compare import Comparison, Tolerance, compare
+from fixtures.oracle.prompts import prompt_set
+from fixtures.oracle.reference import reference
+from fixtures.run import Run
+
+TOKENS, LONGEST_BLOCKS = 24, 20
+REFERENCE_WITHIN_S = 300
+# what differs is measured here, and judged by the thresholds
+NOTHING_TOO_MUCH = Tolerance(inf, inf)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Each answer, one request at a time and then all at once, against the reference's; `dtype` of both."""
+
+    dtype: str
+    alone: list[Comparison]
+    together: list[Comparison]
+
+    @property
+    def all(self) -> list[Comparison]:
+        return self.alone + self.together
+
+
+def judged(run: Run, deployment: Deployment, spec: RuntimeSpec) -> Compared | None:
+    """None for the mocker, whose tokens are random. Raises CouldNotLook for answers without tokens."""
+    if spec.engine == "mocker":
+        return None
+    (worker,), (registered,) = deployment.workers, deployment.registered_workers()
+    size, context = registered.card["kv_cache_block_size"], registered.card["context_length"]
+    longest = min(LONGEST_BLOCKS * size, context - TOKENS)
+    prompts = prompt_set(deployment.tokenizer(), block_size=size, max_prompt_tokens=longest, nonce=run.run_id)
+    # the declared model, whatever the worker was told to serve
+    equipment = replace(run.equipment()[worker.node.name], runtime=worker.runtime)
+    dtype = _dtype(spec, run.inventory.model(worker.node.spec.dynamo_model).parameters)
+    deadline = Deadline(REFERENCE_WITHIN_S, "the reference's answers")
+    expected = reference(equipment, prompts, max_tokens=TOKENS, dtype=dtype, deadline=deadline)
+    rounds = []
+    for at_once in (1, len(prompts)):
+        answers = ask_all(deployment.endpoint, prompts, max_tokens=TOKENS, at_once=at_once)
+        rounds.append(
+            [compare(name, expected[name], answered(name, each), NOTHING_TOO_MUCH) for name, each in answers.items()]
+        )
+    return Compared(dtype, *rounds)
+
+
+def _dtype(spec: RuntimeSpec, parameters: dict) -> str:
+    """What the engine is told to compute in, else what the model is kept in."""
+    args = spec.settings.args
+    return args[args.index("--dtype") + 1] if "--dtype" in args else parameters.get("torch_dtype", "bfloat16")

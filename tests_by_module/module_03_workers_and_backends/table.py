@@ -1,0 +1,66 @@
+"""The engines side by side: a row for each thing that was looked at, a column for each engine."""
+
+from collections.abc import Callable
+
+from tests_by_module.module_03_workers_and_backends.column import Column
+
+HEADERS = "what was seen"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"  # noqa: RUF001
+
+
+def _gb(number_of_bytes: int | None) -> str:
+    return _number(number_of_bytes and number_of_bytes / 1e9)
+
+
+def _share(done: int, of: int) -> str:
+    return f"{done} of {of}"
+
+
+def _compared(column: Column) -> str:
+    if column.compared is None:
+        return "–"  # noqa: RUF001
+    verdicts = [each.verdict for each in column.compared.all]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
+
+
+def _packages(column: Column) -> str:
+    return ", ".join(f"{name} {version}" for name, version in column.runtime.packages.items())
+
+
+ROWS: dict[str, Callable[[Column], object]] = {
+    "engine": lambda column: column.runtime.engine,
+    "packages": _packages,
+    "imported after, s": lambda column: _number(column.startup.imported_s),
+    "model loaded after, s": lambda column: _number(column.startup.loaded_s),
+    "registered after, s": lambda column: _number(column.startup.registered_s),
+    "first token after, s": lambda column: _number(column.startup.first_token_s),
+    "processes": lambda column: column.taken["processes"],
+    "memory (RSS), GB": lambda column: _gb(column.taken["rss_bytes"]),
+    "memory (PSS), GB": lambda column: _gb(column.taken["pss_bytes"]),
+    "GPU memory, GB": lambda column: _gb(column.taken["gpu_bytes"]),
+    "prompts answered": lambda column: _share(sum(each.ok for each in column.whole.values()), len(column.whole)),
+    "streams completed": lambda column: _share(sum(each.ok for each in column.streamed.values()), len(column.streamed)),
+    "wrong requests refused": lambda column: _share(
+        sum(400 <= each.status < 500 for each in column.refusals.values()), len(column.refusals)
+    ),
+    "a client's leaving noticed after, s": lambda column: _number(column.idle_after_s),
+    "requests counted": lambda column: f"{column.counted['requests']:g}",
+    "its own metrics": lambda column: "tokens counted" if column.facts.metrics else "none known",
+    "KV blocks announced": lambda column: (
+        "–"  # noqa: RUF001
+        if column.events is None
+        else sum(len(event.blocks) for event in column.events if event.kind == "stored")
+    ),
+    "SIGTERM: unregistered after, s": lambda column: _number(column.ended and column.ended.unregistered_s),
+    "SIGTERM: the running stream": lambda column: column.ended.stream.outcome if column.ended else "–",  # noqa: RUF001
+    "SIGTERM: ended after, s": lambda column: _number(column.ended and column.ended.ended_s),
+    "answers against transformers": _compared,
+}
+
+
+def side_by_side(columns: list[Column]) -> list[list[object]]:
+    """A row for each of ROWS: what it is, and each engine's."""
+    return [[what, *(show(column) for column in columns)] for what, show in ROWS.items()]

@@ -1,0 +1,136 @@
+"""The same contract whatever the engine: answers, streams, errors, cancellation, counts, KV events."""
+
+import pytest
+
+from fixtures.clients.answer import Answer
+from fixtures.load.runner import LEFT
+from tests_by_module.module_03_workers_and_backends.column import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
+from tests_by_module.module_03_workers_and_backends.contract import contract
+
+pytestmark = pytest.mark.needs("managed")
+
+
+def broken(answer: Answer) -> str | None:
+    """What is not as asked in an answer of max_tokens tokens; None: nothing."""
+    asked = contract().max_tokens
+    if not answer.ok:
+        return answer.describe()
+    usage = answer.usage
+    if not usage:
+        return f"it has no usage: {answer.describe()}"
+    if usage["completion_tokens"] != asked:
+        return f"max_tokens was {asked}, usage tells {usage['completion_tokens']} completion tokens"
+    if usage["prompt_tokens"] + asked != usage["total_tokens"]:
+        return f"usage does not add up: {usage}"
+    if answer.finish_reasons != ["length"]:
+        return f"finish reasons {answer.finish_reasons}, expected one: length"
+    return None
+
+
+@pytest.mark.check(
+    "M03-02", by_hand='curl FRONTEND/v1/completions -d \'{…, "max_tokens": 8, "ignore_eos": true}\'', causes=[62, 64]
+)
+def test_answers_are_as_asked(columns: list[Column]):
+    """Every engine generates as many tokens as asked, counts them, and ends because of its length."""
+    for column in columns:
+        wrong = [f"{name}: {told}" for name, answer in column.whole.items() if (told := broken(answer))]
+        assert not wrong, f"{column.name}, {len(wrong)} of {len(column.whole)} answers are not as asked: {wrong[0]}"
+
+
+@pytest.mark.check("M03-03", by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'", causes=[59, 60, 62])
+def test_streams_are_as_asked(columns: list[Column]):
+    """Every engine streams token by token, to the same counts and finish reason as in one piece."""
+    for column in columns:
+        for name, answer in column.streamed.items():
+            told = broken(answer)
+            assert told is None, f"{column.name}, the stream of {name} is not as asked: {told}"
+            pieces = sum(bool(chunk.get("choices")) for chunk in answer.chunks)
+            with_text = len({at for at, chunk in enumerate(answer.chunks) if _has_text(chunk)})
+            assert with_text > 1, (
+                f"{column.name}, {contract().max_tokens} tokens of {name} came in one piece: {with_text} of {pieces} "
+                "chunks have text"
+            )
+
+
+def _has_text(chunk: dict) -> bool:
+    return any(each.get("text") or (each.get("delta") or {}).get("content") for each in chunk.get("choices", []))
+
+
+@pytest.mark.check("M03-04", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"max_tokens\": 0}'")
+def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evidence):
+    """What is wrong is refused alike whatever the engine, and a good request is served straight afterwards."""
+    wrong = contract().wrong_requests
+    rows = [(c.name, name, answer.status, answer.describe()) for c in columns for name, answer in c.refusals.items()]
+    evidence.table("wrong requests", ["engine", "request", "status", "answer"], rows)
+    for column in columns:
+        for name, answer in column.refusals.items():
+            if name not in column.facts.takes:
+                told = f"{column.name}, {name}: status {answer.status}, expected {wrong[name].status}"
+                assert answer.status == wrong[name].status, f"{told}: {answer.describe()}"
+        assert column.after_refusals.ok, f"{column.name}, a good one afterwards: {column.after_refusals.describe()}"
+
+
+@pytest.mark.check(
+    "M03-05", by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl WORKER/metrics", causes=[63]
+)
+def test_a_client_that_leaves_is_worked_for_no_more(columns: list[Column], measure):
+    """An engine whose client has left in the middle of a stream soon has nothing in hand."""
+    for column in columns:
+        left = column.left
+        assert left.outcome == LEFT and len(left.answer.chunks) >= LEAVES_AFTER, f"{column.name}: {left.describe()}"
+        assert column.idle_after_s is not None, (
+            f"{column.name}: {NOTICED_WITHIN_S} s after its client left, the worker still has the request in hand"
+        )
+    measure("noticed_s", max(column.idle_after_s for column in columns), n=len(columns))
+    measure.judge()
+
+
+@pytest.mark.check("M03-06", by_hand="curl WORKER/metrics before and after")
+def test_workers_count_what_they_served(columns: list[Column], evidence):
+    """A worker's own counters move by exactly the requests, prompt tokens and generated tokens that it was sent."""
+    for column in columns:
+        sent = 2 * len(column.whole)  # whole and streamed
+        expected = {"requests": sent}
+        if column.facts.metrics:
+            tokens = 2 * sum(column.prompt_tokens.values())
+            expected |= {"prompt_tokens": tokens, "generated_tokens": sent * contract().max_tokens}
+        rows = [(what, number, column.counted.get(what)) for what, number in expected.items()]
+        evidence.table(f"counted by {column.name}", ["what", "sent", "counted"], rows)
+        wrong = [
+            f"{what}: {number} were sent, {counted} counted" for what, number, counted in rows if number != counted
+        ]
+        assert not wrong, f"{column.name} counts something else than it was sent: {'; '.join(wrong)}"
+
+
+@pytest.mark.check(
+    "M03-07", by_hand="nats sub '*.*.*.*.*.*.kv-events'; send a new prompt of whole blocks", causes=[1, 7]
+)
+@pytest.mark.needs("nats_events")
+def test_kv_events_tell_what_was_stored(columns: list[Column]):
+    """Of a prompt that is new to it, every engine announces each whole block once, as one chain from the beginning."""
+    for column in columns:
+        stored = [event for event in column.events or [] if event.kind == "stored"]
+        assert stored, f"{column.name}: no KV event tells of a prompt of {KV_BLOCKS} new blocks"
+        blocks = [block for event in stored for block in event.blocks]
+        assert len(blocks) == len(set(blocks)) == KV_BLOCKS, (
+            f"{column.name}: a prompt of {KV_BLOCKS} blocks of {column.block_size} tokens was sent, KV events tell of "
+            f"{len(blocks)} blocks"
+        )
+        parents = [event.parent for event in stored]
+        ends = [None, *(event.blocks[-1] for event in stored)]
+        assert parents == ends[:-1], f"{column.name}: the blocks are no chain: parents {parents}, ends {ends[1:]}"
+
+
+@pytest.mark.check("M03-09", by_hand="compare usage.prompt_tokens of the engines", causes=[62])
+def test_engines_count_prompts_alike(columns: list[Column], evidence):
+    """The same prompt has as many tokens with every engine as the model's tokenizer counts."""
+    told = {(c.name, name): (a.usage or {}).get("prompt_tokens") for c in columns for name, a in c.whole.items()}
+    rows = [(name, *(told[c.name, name] for c in columns)) for name in contract().prompts]
+    evidence.table("prompt tokens", ["prompt", *(column.name for column in columns)], rows)
+    for column in columns:
+        wrong = [
+            f"{name}: usage tells {told[column.name, name]} prompt tokens, the tokenizer counts {count}"
+            for name, count in column.prompt_tokens.items()
+            if told[column.name, name] != count
+        ]
+        assert not wrong, f"{column.name} counts prompts otherwise: {'; '.join(wrong)}"

@@ -1,0 +1,104 @@
+"""Which engines there are, how each starts and what it takes, and what only an engine with a model can show."""
+
+import pytest
+
+from fixtures.services.engines import ENGINES
+from tests_by_module.module_03_workers_and_backends.column import Column
+from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_by_side
+
+pytestmark = pytest.mark.needs("managed")
+
+
+def of(engine: str, columns: list[Column]) -> list[Column]:
+    return [column for column in columns if column.runtime.engine == engine]
+
+
+def slowest(columns: list[Column]) -> tuple[float, float, float]:
+    """(registered_s, first token after that in s, memory in GB), each of the worst. Raises AssertionError for a log
+    that does not tell a phase that it should tell."""
+    for column in columns:
+        for phase in ("imported", "loaded"):
+            told = getattr(column.startup, f"{phase}_s") is not None or getattr(column.facts, phase) is None
+            assert told, f"{column.name}: no line of its log matches {getattr(column.facts, phase)!r} (contract.yaml)"
+    starts = [column.startup for column in columns]
+    return (
+        max(each.registered_s for each in starts),
+        max(each.first_token_s - each.registered_s for each in starts),
+        max(column.taken["pss_bytes"] for column in columns) / 1e9,
+    )
+
+
+@pytest.mark.check(
+    "M03-01", by_hand="tr '\\0' ' ' < /proc/PID/cmdline; curl FRONTEND/v1/completions -d '{…}'", causes=[18, 19]
+)
+@pytest.mark.smoke
+def test_every_declared_engine_serves(columns: list[Column], evidence):
+    """Behind a frontend each declared engine registers and answers, and what runs is that engine."""
+    rows = side_by_side(columns)
+    evidence.table("engines side by side", [HEADERS, *(column.name for column in columns)], rows)
+    for column in columns:
+        module = ENGINES[column.runtime.engine].module
+        assert module in column.argv, f"{column.name}: its worker is {' '.join(column.argv)}, not {module}"
+        failed = [f"{name}: {answer.describe()}" for name, answer in column.whole.items() if not answer.ok]
+        assert not failed, f"{column.name} does not answer {len(failed)} prompts: {failed[0]}"
+
+
+@pytest.mark.check(
+    "M03-11", by_hand="ask at temperature 0; generate with transformers from the same folder", causes=[5, 34]
+)
+@pytest.mark.needs("real_engine", role="worker")
+def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evidence):
+    """An engine's greedy tokens are those of transformers, one request at a time and many at once."""
+    compared = [(column, each) for column in columns if column.compared for each in column.compared.all]
+    rows = [(column.name, each.prompt, each.verdict, each.describe()) for column, each in compared]
+    evidence.table("answers against transformers", ["engine", "prompt", "verdict", "seen"], rows)
+    assert compared, "no declared engine computes a model (dynamo_engines), although real_engine is declared"
+    short = [f"{column.name}, {each.describe()}" for column, each in compared if each.verdict == "cut short"]
+    assert not short, f"{len(short)} answers are cut short: {short[0]}"
+    measure("behind_the_reference_nats_max", max(each.margin_nats for _, each in compared), n=len(compared))
+    measure("logprob_error_nats_max", max(each.logprob_error_nats for _, each in compared), n=len(compared))
+    measure.judge()
+
+
+@pytest.mark.check("M03-20", by_hand="time until /health of the worker is 200; smem -P dynamo.mocker")
+@pytest.mark.needs("mocker")
+def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
+    """The mocker registers and serves in time, and takes little memory."""
+    registered_s, first_token_s, memory_gb = slowest(of("mocker", columns))
+    measure("registered_s", registered_s)
+    measure("first_token_after_registration_s", first_token_s)
+    measure("memory_gb", memory_gb)
+    measure.judge()
+
+
+@pytest.mark.check("M03-21", by_hand="time until /health of the worker is 200; smem -P dynamo.vllm")
+@pytest.mark.needs("vllm")
+def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
+    """vLLM registers and serves in time, and takes as much memory as its runtime file says."""
+    registered_s, first_token_s, memory_gb = slowest(of("vllm", columns))
+    measure("registered_s", registered_s)
+    measure("first_token_after_registration_s", first_token_s)
+    measure("memory_gb", memory_gb)
+    measure.judge()
+
+
+@pytest.mark.check("M03-22", by_hand="time until /health of the worker is 200; smem -P dynamo.sglang")
+@pytest.mark.needs("sglang")
+def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
+    """SGLang registers and serves in time; what it takes is kept."""
+    registered_s, first_token_s, memory_gb = slowest(of("sglang", columns))
+    measure("registered_s", registered_s)
+    measure("first_token_after_registration_s", first_token_s)
+    measure("memory_gb", memory_gb)
+    measure.judge()
+
+
+@pytest.mark.check("M03-23", by_hand="time until /health of the worker is 200; smem -P dynamo.trtllm")
+@pytest.mark.needs("trtllm")
+def test_trtllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
+    """TensorRT-LLM registers and serves in time; what it takes is kept."""
+    registered_s, first_token_s, memory_gb = slowest(of("trtllm", columns))
+    measure("registered_s", registered_s)
+    measure("first_token_after_registration_s", first_token_s)
+    measure("memory_gb", memory_gb)
+    measure.judge()

@@ -1,0 +1,32 @@
+"""The end of a worker that is told to end."""
+
+import pytest
+
+from fixtures.load.runner import COMPLETED
+from tests_by_module.module_03_workers_and_backends.column import Column, Ended
+
+pytestmark = pytest.mark.needs("managed")
+
+
+def cut(ended: Ended) -> str | None:
+    """What of the stream that was under way is missing; None: nothing."""
+    if ended.stream.outcome != COMPLETED:
+        return ended.stream.describe()
+    tokens = (ended.stream.answer.usage or {}).get("completion_tokens")
+    return None if tokens == ended.asked_tokens else f"it ended after {tokens} of {ended.asked_tokens} tokens"
+
+
+@pytest.mark.check("M03-08", by_hand="kill -TERM the worker while curl -N reads a stream", causes=[21, 29])
+def test_shutdown_lets_streams_end(columns: list[Column], measure):
+    """After SIGTERM a worker is soon offered no more, its stream comes to its end, and it ends with 0 in its time."""
+    for column in columns:
+        ended = column.ended
+        told = cut(ended)
+        assert told is None, f"{column.name}: the stream that was under way at SIGTERM was cut off: {told}"
+        assert ended.unregistered_s is not None, f"{column.name}: it stays registered after SIGTERM: {ended.log}"
+        within_s = column.runtime.settings.ends_within_s
+        assert ended.ended_s is not None, f"{column.name}: it has not ended {within_s} s after SIGTERM: {ended.log}"
+        assert ended.exit_status == 0, f"{column.name}: it ended with {ended.exit_status} after SIGTERM: {ended.log}"
+    measure("unregistered_s", max(column.ended.unregistered_s for column in columns), n=len(columns))
+    measure("ended_s", max(column.ended.ended_s for column in columns), n=len(columns))
+    measure.judge()
