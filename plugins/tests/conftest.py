@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.tests.here import short_path
+
+__all__ = ["short_path"]
+
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """

@@ -42,14 +42,14 @@ REJECTED, INTERRUPTED = 1, 2
 
 
 @pytest.fixture
-def run(tree: Path, start: Callable[..., Child], tmp_path: Path) -> Callable[[str], tuple[Child, list[int]]]:
+def run(tree: Path, start: Callable[..., Child], short_path: Path) -> Callable[[str], tuple[Child, list[int]]]:
     """Starts a run in which that happens; returns it and the processes of its lab once these are there."""
 
     def run(happens: str) -> tuple[Child, list[int]]:
         package = tree / "tests_by_module" / "module_00_architecture"
-        told = tmp_path / "lab.json"
+        told = short_path / "lab.json"
         (package / "test_it.py").write_text(CHECK.format(happens=happens, told=str(told)))
-        child = start(f"{package}/test_it.py", "--inventory", "inventory/lab.yaml", XDG_RUNTIME_DIR=str(tmp_path))
+        child = start(f"{package}/test_it.py", "--inventory", "inventory/lab.yaml", XDG_RUNTIME_DIR=str(short_path))
 
         def look() -> tuple[bool | None, object]:
             assert told.exists() or child.process.poll() is None, child.text
