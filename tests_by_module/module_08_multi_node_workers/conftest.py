@@ -104,6 +104,13 @@ def spread(run: Run, worker_nodes: list[str]) -> placement.Placement:
     return replace(placement.declared(run.inventory.nodes), workers=dict.fromkeys(worker_nodes[:2], 1), types={})
 
 
+@pytest.fixture(scope="module")
+def mended_afterwards(run: Run) -> Iterator[None]:
+    """What is done to a whole node or its links is also done to what the run's own deployment has there."""
+    yield
+    run.mend()
+
+
 @dataclass(frozen=True)
 class Scaled:
     """A load under which a worker joined on the second node, and left it again on SIGTERM.

@@ -12,9 +12,10 @@ from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
 from fixtures.charts import fault_timeline
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
+from fixtures.deadline import Deadline
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.placement import Placement
+from fixtures.deployments.upkeep import registered, supervise
 from fixtures.faults import Fault, in_place
 from fixtures.inventory.model import NodeSpec
 from fixtures.load.on_node import LoadResult, NodeLoad, background_load
@@ -33,9 +34,8 @@ HUNG_AFTER_S = 8.0
 # one that takes longer than that is not served as before
 SERVED_WITHIN_S = 4.0
 ENOUGH = 10  # requests in a row that show that all is well
-# all is well again when for so long nothing ended and every worker was registered; looked at for so long at most, in
-# which TCP has sent anew what was lost in an outage of some seconds, so that everybody knows of it
-SETTLES_S, SUPERVISED_S = 2.5, 30.0
+# in that time TCP has sent anew what was lost in an outage of some seconds, so that everybody knows of it
+SUPERVISED_S = 30.0
 GOES_ON_S = 3.0
 
 
@@ -209,56 +209,21 @@ def lose(
 
 def make_whole(deployment: Deployment) -> dict[str, int]:
     """Before a fault everything runs and is registered: instance ids by system URL. Raises CouldNotLook."""
-    for service in deployment.services:
-        if not service.is_alive():
-            service.start(Deadline(READY_WITHIN_S, f"{service.name} to be back"))
-    urls = {worker.system_url for worker in deployment.workers}
-
-    def look() -> tuple[dict[str, int] | None, object]:
-        there = registered(deployment)
-        return (there if urls <= there.keys() else None), f"{len(there)} of {len(urls)} workers are registered"
-
-    try:
-        return wait_until(look, Deadline(READY_WITHIN_S, "all workers to be registered"))
-    except DeadlineExceeded as error:
-        raise CouldNotLook(f"before the fault: {error}") from None
-
-
-def registered(deployment: Deployment) -> dict[str, int]:
-    """Instance ids by the workers' system URL; of a URL with two, that of the newer."""
-    workers = sorted(deployment.registered_workers(), key=lambda each: each.instance_key.revision)
-    return {each.system_url: each.instance_id for each in workers if each.system_url}
+    found = supervise(deployment, Deadline(READY_WITHIN_S, "all to be well before the fault"), settles_s=0)
+    if found.not_well:
+        raise CouldNotLook(found.not_well)
+    return registered(deployment)
 
 
 def _supervise(deployment: Deployment, sent: NodeLoad) -> tuple[dict[str, int | None], Moment | None]:
-    """Start again whatever ends, as a supervisor does, until all is well: what had ended, and when it was ready again.
-
-    One that has lost its registration and runs on is left alone: a supervisor does not know.
-    """
-    ended: dict[str, int | None] = {}
-    restarted, well_since = None, None
-    deadline = Deadline(SUPERVISED_S, "all to be well again")
-    urls = {worker.system_url for worker in deployment.workers}
-
-    def look() -> tuple[bool | None, object]:
-        nonlocal restarted, well_since
-        gone = [service for service in deployment.services if not service.is_alive()]
-        if gone:
-            ended.update({service.name: service.require_process().exit_status() for service in gone})
-            sent.mark(f"{len(gone)} started again")
-            in_parallel(lambda each: each.start(Deadline(READY_WITHIN_S, f"{each.name} to be back")), gone)
-            restarted = sent.mark("ready again")
-        if gone or not urls <= registered(deployment).keys():
-            well_since = None
-        elif well_since is None:
-            well_since = deadline.elapsed_s
-        return (True if well_since is not None and deadline.elapsed_s >= well_since + SETTLES_S else None), ended
-
-    try:
-        wait_until(look, deadline, every_s=0.3)
-    except DeadlineExceeded:
+    """What had ended, and when it was ready again."""
+    told: list[Moment] = []
+    found = supervise(
+        deployment, Deadline(SUPERVISED_S, "all to be well again"), tell=lambda what: told.append(sent.mark(what))
+    )
+    if found.not_well:
         sent.mark("not well")  # what that means to a client is judged
-    return ended, restarted
+    return found.ended, told[-1] if told else None
 
 
 def _quiet_beginning(sent: NodeLoad, name: str) -> None:
