@@ -9,23 +9,18 @@ from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_b
 pytestmark = pytest.mark.needs("managed")
 
 
-def of(engine: str, columns: list[Column]) -> list[Column]:
-    return [column for column in columns if column.runtime.engine == engine]
-
-
-def slowest(columns: list[Column]) -> tuple[float, float, float]:
-    """(registered_s, first token after that in s, memory in GB), each of the worst. Raises AssertionError for a log
-    that does not tell a phase that it should tell."""
-    for column in columns:
+def record_slowest(engine: str, columns: list[Column], measure) -> None:
+    """Of an engine's workers how long the slowest took to register and from there to its first token, in s, and what
+    the largest takes, in GB. Raises AssertionError for a log that does not tell a phase that it should tell."""
+    mine = [column for column in columns if column.runtime.engine == engine]
+    for column in mine:
         for phase in ("imported", "loaded"):
             told = getattr(column.startup, f"{phase}_s") is not None or getattr(column.facts, phase) is None
             assert told, f"{column.name}: no line of its log matches {getattr(column.facts, phase)!r} (contract.yaml)"
-    starts = [column.startup for column in columns]
-    return (
-        max(each.registered_s for each in starts),
-        max(each.first_token_s - each.registered_s for each in starts),
-        max(column.taken["pss_bytes"] for column in columns) / 1e9,
-    )
+    starts = [column.startup for column in mine]
+    measure("registered_s", max(each.registered_s for each in starts))
+    measure("first_token_after_registration_s", max(each.first_token_s - each.registered_s for each in starts))
+    measure("memory_gb", max(column.taken["pss_bytes"] for column in mine) / 1e9)
 
 
 @pytest.mark.check(
@@ -64,10 +59,7 @@ def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evid
 @pytest.mark.needs("mocker")
 def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
     """The mocker registers and serves in time, and takes little memory."""
-    registered_s, first_token_s, memory_gb = slowest(of("mocker", columns))
-    measure("registered_s", registered_s)
-    measure("first_token_after_registration_s", first_token_s)
-    measure("memory_gb", memory_gb)
+    record_slowest("mocker", columns, measure)
     measure.judge()
 
 
@@ -75,10 +67,7 @@ def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
 @pytest.mark.needs("vllm")
 def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
     """vLLM registers and serves in time, and takes as much memory as its runtime file says."""
-    registered_s, first_token_s, memory_gb = slowest(of("vllm", columns))
-    measure("registered_s", registered_s)
-    measure("first_token_after_registration_s", first_token_s)
-    measure("memory_gb", memory_gb)
+    record_slowest("vllm", columns, measure)
     measure.judge()
 
 
@@ -86,10 +75,7 @@ def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measu
 @pytest.mark.needs("sglang")
 def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
     """SGLang registers and serves in time; what it takes is kept."""
-    registered_s, first_token_s, memory_gb = slowest(of("sglang", columns))
-    measure("registered_s", registered_s)
-    measure("first_token_after_registration_s", first_token_s)
-    measure("memory_gb", memory_gb)
+    record_slowest("sglang", columns, measure)
     measure.judge()
 
 
@@ -97,8 +83,5 @@ def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], mea
 @pytest.mark.needs("trtllm")
 def test_trtllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
     """TensorRT-LLM registers and serves in time; what it takes is kept."""
-    registered_s, first_token_s, memory_gb = slowest(of("trtllm", columns))
-    measure("registered_s", registered_s)
-    measure("first_token_after_registration_s", first_token_s)
-    measure("memory_gb", memory_gb)
+    record_slowest("trtllm", columns, measure)
     measure.judge()
