@@ -103,6 +103,13 @@ def node_off_with_timeout(run: Run, where: Places) -> Loss:
     return switched_off(run, where, "node_off_with_timeout", "off-timed", extra_env=STREAM_TIMEOUT)
 
 
+def record_ends(loss: Loss, measure, evidence) -> None:
+    """Requests that hung, and when the last of the victims' streams ended. Raises CouldNotLook: they had none."""
+    loss.show(evidence)
+    measure("hung_requests", len(loss.hung), n=len(loss.requests))
+    measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
+
+
 @pytest.mark.check("M08-30", by_hand="kill -KILL -- -PGID of a worker under load", causes=[20, 22])
 def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss, measure, evidence):
     """The streams of a killed worker end at once with an error, none hangs, and soon every request is served."""
@@ -172,9 +179,7 @@ def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure, evidenc
 @HANGS
 def test_partition_longer_than_the_lease_hangs_nothing(run: Run, long_partition: Loss, measure, evidence):
     """Every request to a node that is parted for longer than the lease ends soon after the lease."""
-    long_partition.show(evidence)
-    measure("hung_requests", len(long_partition.hung), n=len(long_partition.requests))
-    measure("streams_end_after_loss_s", long_partition.streams_end_s(), n=len(long_partition.on_victims()))
+    record_ends(long_partition, measure, evidence)
     measure.judge()
 
 
@@ -185,9 +190,7 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
 ):
     """With the stream timeout set, every request to a parted node ends, with an error that says so."""
     loss = long_partition_with_timeout
-    loss.show(evidence)
-    measure("hung_requests", len(loss.hung), n=len(loss.requests))
-    measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
+    record_ends(loss, measure, evidence)
     measure("recovery_s", loss.recovery_s(loss.moment("injected")))
     failed_as_known(run, loss)
     measure.judge()
@@ -221,9 +224,7 @@ def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout:
 @HANGS
 def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure, evidence):
     """Every request to a node that loses its power ends soon after the lease."""
-    node_off.show(evidence)
-    measure("hung_requests", len(node_off.hung), n=len(node_off.requests))
-    measure("streams_end_after_loss_s", node_off.streams_end_s(), n=len(node_off.on_victims()))
+    record_ends(node_off, measure, evidence)
     measure.judge()
 
 
@@ -234,9 +235,7 @@ def test_stream_timeout_ends_what_a_node_without_power_would_hang(
 ):
     """With the stream timeout set, every request to a node that loses its power ends, with an error that says so."""
     loss = node_off_with_timeout
-    loss.show(evidence)
-    measure("hung_requests", len(loss.hung), n=len(loss.requests))
-    measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
+    record_ends(loss, measure, evidence)
     measure("recovery_s", loss.recovery_s(loss.moment("injected")))
     failed_as_known(run, loss)
     measure.judge()
