@@ -208,6 +208,14 @@ def lose_nats(run: Run, deployment: Deployment) -> Outage:
     return Outage(*times, events, load.records, ended)
 
 
+def record_loss(run: Run, deployment: Deployment, measure, evidence) -> tuple[Outage, list[str]]:
+    """NATS is lost: what was seen, recorded, and where it went otherwise than the fault table says, in words."""
+    seen, table = lose_nats(run, deployment), fault_table(run, deployment)
+    evidence.table("requests by when they were sent", HEADERS, seen.rows(table))
+    measure("served_again_s", seen.served_again_s)
+    return seen, seen.mistakes(table)
+
+
 def _wait(look: Callable[[], tuple[T | None, object]], deadline: Deadline, otherwise: str) -> T:
     try:
         return wait_until(look, deadline, every_s=0.1)

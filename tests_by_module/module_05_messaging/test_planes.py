@@ -8,7 +8,7 @@ from fixtures.clients.nats import connected
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import ask, unique_prompt
-from tests_by_module.module_05_messaging.outage import HEADERS, fault_table, lose_nats
+from tests_by_module.module_05_messaging.outage import record_loss
 
 pytestmark = pytest.mark.needs("managed")
 
@@ -46,12 +46,8 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deplo
 def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, evidence):
     """With requests over tcp the loss of NATS costs no request of a load, and KV events are recovered."""
     with run.own_deployment("events", request_plane="tcp", event_plane="nats") as deployment:
-        seen = lose_nats(run, deployment)
-        table = fault_table(run, deployment)
-    evidence.table("requests by when they were sent", HEADERS, seen.rows(table))
-    measure("served_again_s", seen.served_again_s)
+        seen, wrong = record_loss(run, deployment, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
-    wrong = seen.mistakes(table)
     assert not wrong, "; ".join(wrong)
     measure.judge()
 
@@ -59,11 +55,7 @@ def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, ev
 @pytest.mark.check("M05-15", by_hand="kill -KILL nats-server under load; start it again", causes=[23])
 def test_nats_lost_with_requests_over_nats_recovers(run: Run, requests_over_nats: Deployment, measure, evidence):
     """With requests over NATS new ones wait or fail while it is away, running ones complete, and service comes back."""
-    seen = lose_nats(run, requests_over_nats)
-    table = fault_table(run, requests_over_nats)
-    evidence.table("requests by when they were sent", HEADERS, seen.rows(table))
-    measure("served_again_s", seen.served_again_s)
+    seen, wrong = record_loss(run, requests_over_nats, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
-    wrong = seen.mistakes(table)
     assert not wrong, "; ".join(wrong)
     measure.judge()

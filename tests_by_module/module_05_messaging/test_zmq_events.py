@@ -30,7 +30,7 @@ from tests_by_module.module_05_messaging.events import (
     unmatched,
     wait_for_blocks,
 )
-from tests_by_module.module_05_messaging.outage import HEADERS, fault_table, lose_nats
+from tests_by_module.module_05_messaging.outage import record_loss
 
 pytestmark = pytest.mark.needs("managed", "private_network")
 
@@ -155,10 +155,6 @@ def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure):
 @pytest.mark.check("M05-23", by_hand="kill -KILL nats-server under load; start it again", causes=[7])
 def test_nats_lost_with_events_over_zmq_costs_nothing(run: Run, over_zmq: OverZmq, measure, evidence):
     """With events over zmq and requests over tcp the loss of NATS costs no request and no KV event."""
-    seen = lose_nats(run, over_zmq.deployment)
-    table = fault_table(run, over_zmq.deployment)
-    evidence.table("requests by when they were sent", HEADERS, seen.rows(table))
-    measure("served_again_s", seen.served_again_s)
-    wrong = seen.mistakes(table)
+    _, wrong = record_loss(run, over_zmq.deployment, measure, evidence)
     assert not wrong, "; ".join(wrong)
     measure.judge()
