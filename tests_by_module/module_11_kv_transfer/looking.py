@@ -1,6 +1,7 @@
 """What carried a known number of bytes between two ends."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from fixtures.kv_transfer.pair import Operation, Pair, whole
 from fixtures.kv_transfer.side import Refused, Side
@@ -10,21 +11,23 @@ from fixtures.probes.probe import carriers, links
 from fixtures.run import Run
 from fixtures.witness.counters import Carried, carried
 
+T = TypeVar("T")
+
 # so much that what else passes an interface, such as loopback, during two looks is little beside it
 LEAST_BYTES = 256 * 2**20
 
 
-def counted(run: Run, pair: Pair, act: Callable[[], None]) -> list[Carried]:
-    """What each node of the pair counted while `act` ran. Raises ValueError when it cannot be told."""
+def counted(run: Run, pair: Pair, act: Callable[[], T]) -> tuple[T, list[Carried]]:
+    """What `act` returned, and what each node of the pair counted meanwhile. Raises ValueError when it cannot tell."""
     nodes = {side.node.name: side.node for side in (pair.near, pair.far)}.values()
 
     def look() -> dict[str, dict]:
         return {node.name: run.sabotage.carriers(node, carriers(node)) for node in nodes}
 
     before = look()
-    act()
+    done = act()
     after = look()
-    return [carried(name, before[name], after[name]) for name in before]
+    return done, [carried(name, before[name], after[name]) for name in before]
 
 
 def move(pair: Pair, operation: Operation) -> tuple[int, int]:

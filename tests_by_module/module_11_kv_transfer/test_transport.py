@@ -20,9 +20,7 @@ def test_kv_goes_by_the_declared_transport(
     operation: Operation, pair: Pair, run: Run, inventory: Inventory, evidence
 ) -> None:
     evidence.nodes(pair.near.node.name, pair.far.node.name)
-    moved: list[tuple[int, int]] = []
-    carried = counted(run, pair, lambda: moved.append(move(pair, operation)))
-    ((asked, told),) = moved
+    (asked, told), carried = counted(run, pair, lambda: move(pair, operation))
     ends = (pair.near, pair.far)
     seen = witness(
         expected_bytes=asked,
@@ -46,14 +44,13 @@ def test_kv_goes_over_the_data_link(
     operation: Operation, apart: Pair, run: Run, inventory: Inventory, evidence
 ) -> None:
     evidence.nodes(apart.near.node.name, apart.far.node.name)
-    moved: list[tuple[int, int]] = []
-    kv = counted(run, apart, lambda: moved.append(move(apart, operation)))
+    (asked, _), kv = counted(run, apart, lambda: move(apart, operation))
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
     found, rows = [], []
     for counts, side in zip(kv, (apart.near, apart.far), strict=True):
         meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side)}
         taken = counts.rdma if rdma else counts.netdevs
-        shares = {name: count / moved[0][0] for name, count in taken.items()}
+        shares = {name: count / asked for name, count in taken.items()}
         rows += [(counts.node, name, name.split(":")[0] in meant, f"{share:.3f}") for name, share in shares.items()]
         on_link = sum(share for name, share in shares.items() if name.split(":")[0] in meant)
         if on_link < CARRIED or sum(shares.values()) - on_link > NOT_CARRIED:
