@@ -130,11 +130,7 @@ def events_applied(deployment: Deployment, frontend_url: str | None = None) -> d
     wanted = deployment.settings.dialect.metrics.kv_events_applied
     url = frontend_url or deployment.reach(deployment.frontend_url)
     metrics = prometheus.scrape(f"{url}/metrics", only=wanted)
-    return {
-        (labels["event_type"], labels["status"]): value
-        for name, labels, value in metrics.samples
-        if name.startswith(wanted) and "event_type" in labels and value
-    }
+    return {(labels["event_type"], labels["status"]): value for labels, value in metrics.counter(wanted) if value}
 
 
 @contextmanager
