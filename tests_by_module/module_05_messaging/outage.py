@@ -85,10 +85,9 @@ class Outage:
 
     def phase(self, record: RequestRecord) -> Phase:
         if record.sent_at < self.gone_at:
-            first = record.answer.first_token_s
             if record.sent_at + record.answer.duration_s <= self.lost_at:
                 return "before"
-            return "running" if first is not None and record.sent_at + first <= self.lost_at else "caught"
+            return "running" if record.was_running(self.lost_at) else "caught"
         if record.sent_at < self.starting_at:
             return "away"
         return "returning" if record.sent_at < self.served_at else "after"
@@ -137,7 +136,7 @@ class Outage:
 
 
 class Load:
-    """Requests until the block ends, `CONCURRENCY` at a time; then `records` holds every one."""
+    """Requests until the block ends, `CONCURRENCY` at a time; `records` holds every one that was sent."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -156,18 +155,32 @@ class Load:
         deadline = Deadline(CLIENT_WAITS_S + BACK_WITHIN_S, f"{ENOUGH} requests to end")
         wait_until(lambda: (True if self.sent >= enough else None, f"{self.sent} sent"), deadline)
 
+    def wait_until_one_runs(self) -> float:
+        """Until a request has had its first token and not its end: when that was so. Raises DeadlineExceeded.
+
+        Those that have just been sent, one for each that ended, may all be waiting for their first.
+        """
+
+        def look() -> tuple[float | None, object]:
+            now = time.monotonic()
+            runs = any(record.was_running(now) for record in self.records)
+            return (now if runs else None), f"{self.sent} sent, none has had its first token and not its end"
+
+        return wait_until(look, Deadline(CLIENT_WAITS_S, "a request to be running when NATS is lost"))
+
 
 @contextmanager
 def under_load(deployment: Deployment, seed: int) -> Iterator[Load]:
     load, ended = Load(), threading.Event()
     requests = load.requests(seed, ended)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_load, deployment.endpoint, requests, concurrency=CONCURRENCY, within_s=CLIENT_WAITS_S)
+        how = {"concurrency": CONCURRENCY, "within_s": CLIENT_WAITS_S, "records": load.records}
+        running = pool.submit(run_load, deployment.endpoint, requests, **how)
         try:
             yield load
         finally:
             ended.set()
-            load.records = running.result()
+            running.result()
 
 
 def lose_nats(run: Run, deployment: Deployment) -> Outage:
@@ -177,7 +190,7 @@ def lose_nats(run: Run, deployment: Deployment) -> Outage:
     ask = partial(complete, deployment.endpoint, max_tokens=2, ignore_eos=True, timeout_s=AWAY_S)
     with under_load(deployment, run.seed) as load:
         load.wait_for_more()
-        lost_at = time.monotonic()
+        lost_at = load.wait_until_one_runs()
         nats.kill()
         gone_at = time.monotonic()
         run.sabotage.nats_away(deployment)
