@@ -10,6 +10,8 @@ from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
+from fixtures.clients import http
+
 HERE = Path(__file__).parent
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -100,7 +102,7 @@ def expected_errors(version: str) -> ExpectedErrors:
 def plain_client(url: str, timeout_s: float) -> httpx.Client:
     """A client with a connection for each request: a server may close one whose last body it did not read."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.Client(base_url=url, timeout=timeout_s, limits=limits, trust_env=False)
+    return http.client(timeout_s, base_url=url, limits=limits)
 
 
 def send(client: httpx.Client, asked: BadRequest, model: str) -> Reply:

@@ -17,6 +17,7 @@ from tests_by_module.module_02_frontend.bad_requests import (
     ExpectedErrors,
     Reply,
     good_chat,
+    plain_client,
     send,
 )
 
@@ -133,9 +134,8 @@ def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
 
     def post(content) -> int | str:
         try:
-            return httpx.post(
-                endpoint.url + CHAT, content=content, headers=headers, timeout=30, trust_env=False
-            ).status_code
+            with plain_client(endpoint.url, timeout_s=30) as client:
+                return client.post(CHAT, content=content, headers=headers).status_code
         except httpx.HTTPError as error:
             return repr(error)
 

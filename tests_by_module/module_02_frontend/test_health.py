@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from fixtures.clients.http import client
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
@@ -43,7 +44,7 @@ def test_model_without_workers_is_not_offered(run: Run, measure, evidence):
     """When the last worker has left the model is neither listed nor ready, and asking for it is refused at once."""
     with run.own_deployment("leaving", sabotage=run.sabotage.own("leaving")) as deployment:
         endpoint = deployment.endpoint
-        with httpx.Client(base_url=endpoint.url, timeout=5, trust_env=False) as http:
+        with client(5, base_url=endpoint.url) as http:
             listed_before = [model["id"] for model in http.get("/v1/models").json()["data"]]
             (worker,) = deployment.workers
             clock = Deadline(KNOWS_WITHIN_S, "the model to be taken from the list")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from fixtures.clients import http
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
 from fixtures.deadline import Deadline, wait_until
@@ -54,9 +55,7 @@ def files_behind(card: dict, deployment: Deployment) -> list[str]:
     for part in ("model_info", "tokenizer", "prompt_formatter", "gen_config"):
         for file in (card.get(part) or {}).values():
             try:
-                size = len(
-                    httpx.get(deployment.reach(file["path"]), timeout=5, trust_env=False).raise_for_status().content
-                )
+                size = len(http.get(deployment.reach(file["path"]), timeout_s=5).raise_for_status().content)
             except httpx.HTTPError as error:
                 wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
                 continue
