@@ -1,7 +1,6 @@
 """Several nodes as one cluster: each is who the inventory says, they are alike, and they reach one another."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from itertools import combinations
 from typing import Any
@@ -14,7 +13,7 @@ from fixtures.inventory.model import Inventory, NodeSpec
 from fixtures.nodes import Node
 from fixtures.nodes.clock import read_wall_clock
 from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import links
+from fixtures.probes.probe import interface_of, links
 from fixtures.run import Run
 from tests_by_module.module_00_architecture.mesh import unreached
 
@@ -28,12 +27,6 @@ LINK_LOCAL_V4, LINK_LOCAL_V6 = ip_network("169.254.0.0/16"), ip_network("fe80::/
 def links_of(nodes: dict[str, Node]) -> dict[str, dict[str, Any]]:
     """The network interfaces of each node."""
     return dict(zip(nodes, in_parallel(links, list(nodes.values())), strict=True))
-
-
-def interface_of(address: str, found: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The interface that has this address."""
-    wanted = ip_address(address)
-    return next((name for name, link in found.items() if wanted in map(ip_address, link["addresses"])), None)
 
 
 def expected_host_name(spec: NodeSpec) -> str | None:

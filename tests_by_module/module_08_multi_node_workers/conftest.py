@@ -176,9 +176,8 @@ def node_facts(nodes: dict[str, Node], inventory: Inventory, worker_nodes: list[
     """Of each node with workers: its addresses as found, its devices as declared."""
     found = {}
     for name in worker_nodes:
-        spec, interfaces = inventory.node(name), links(nodes[name])
-        addresses = {interface: link["address"] for interface, link in interfaces.items()}
-        found[name] = NodeFacts(name, spec.dynamo_data_address, addresses, spec.dynamo_rdma_devices)
+        spec = inventory.node(name)
+        found[name] = NodeFacts(name, spec.dynamo_data_address, links(nodes[name]), spec.dynamo_rdma_devices)
     return found
 
 

@@ -9,7 +9,7 @@ from fixtures.inventory.model import Inventory
 from fixtures.measure.timeline import lost
 from fixtures.nodes import Node
 from fixtures.outcomes import BringUpFailed, CouldNotLook
-from fixtures.probes.probe import sockets
+from fixtures.probes.probe import interface_of, sockets
 from tests_by_module.module_08_multi_node_workers.conftest import SERVES_CHECK, Served
 from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
 
@@ -79,7 +79,7 @@ def test_requests_go_over_the_data_link(
     rows, over_data, elsewhere = [], 0, 0
     for name in remote:
         address = inventory.node(name).dynamo_data_address
-        data = next((each for each, link in served.links.before[name].items() if link["address"] == address), None)
+        data = interface_of(address, served.links.before[name])
         if data is None:
             raise CouldNotLook(f"no interface of {name} has its data address {address}: {served.links.before[name]}")
         for interface in served.links.before[name].keys() - {"lo"}:

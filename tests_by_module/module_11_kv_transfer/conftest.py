@@ -12,9 +12,9 @@ from fixtures.kv_transfer.side import Refused, Side
 from fixtures.nodes import RemoteError
 from fixtures.outcomes import BringUpFailed
 from fixtures.probes.capabilities import NIXL
+from fixtures.probes.probe import interface_of, links
 from fixtures.run import Run
 from fixtures.services.ucx import net_devices
-from tests_by_module.module_11_kv_transfer.looking import interfaces
 
 AGENTS_CHECK, METADATA_CHECK = "M11-01", "M11-02"
 MIB = 2**20
@@ -24,7 +24,8 @@ def make_side(run: Run, name: str, node: str) -> Side:
     """An end on that node, started. Raises Refused."""
     equipment = run.equipment()[node]
     side = Side(name, equipment.node, equipment.runtime)
-    side.env |= net_devices(side.node.spec, interfaces(side.node), run.inventory.cluster.dynamo_kv_transport)
+    interface = interface_of(side.node.spec.dynamo_data_address, links(side.node))
+    side.env |= net_devices(side.node.spec, interface, run.inventory.cluster.dynamo_kv_transport)
     run.sabotage.kv_side(side)
     side.start()
     return side

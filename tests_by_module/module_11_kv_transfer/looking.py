@@ -5,9 +5,8 @@ from typing import TypeVar
 
 from fixtures.kv_transfer.pair import Operation, Pair, whole
 from fixtures.kv_transfer.side import Refused, Side
-from fixtures.nodes import Node
 from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import carriers, links
+from fixtures.probes.probe import carriers, interface_of, links
 from fixtures.run import Run
 from fixtures.witness.counters import Carried, carried
 
@@ -44,12 +43,8 @@ def move(pair: Pair, operation: Operation) -> tuple[int, int]:
 
 def data_interface(side: Side) -> str:
     """The interface that has the node's data address."""
-    found = interfaces(side.node)
-    if side.node.address not in found:
+    found = links(side.node)
+    name = interface_of(side.node.address, found)
+    if name is None:
         raise CouldNotLook(f"{side.node.name}: no interface has {side.node.address}: {found}")
-    return found[side.node.address]
-
-
-def interfaces(node: Node) -> dict[str, str]:
-    """The name of the interface that has it, by address."""
-    return {address: name for name, each in links(node).items() for address in each["addresses"]}
+    return name
