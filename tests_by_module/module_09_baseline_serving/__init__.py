@@ -1,0 +1,1 @@
+"""Module 09: two vLLM servers without Dynamo, the fair baseline."""

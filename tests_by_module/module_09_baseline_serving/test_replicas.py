@@ -1,0 +1,50 @@
+"""Two servers of vLLM alone: they are there, and both answer rightly."""
+
+import pytest
+
+from fixtures.clients.inference import InferenceEndpoint
+from fixtures.oracle.ask import ask_all
+from fixtures.run import Run
+from fixtures.services.vllm_server import VllmServer
+from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Oracle
+from fixtures.serving.model_files import model_files
+from fixtures.serving.replicas import REPLICAS, serving_nodes
+
+pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
+
+
+@pytest.mark.smoke
+@pytest.mark.check("M09-01", by_hand="python -m vllm.entrypoints.openai.api_server --model MODEL")
+def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], measure, evidence):
+    """Two servers serve the same files of the same model by the same engine, one on each node."""
+    rows, kinds = [], set()
+    for server in servers:
+        equipment = run.equipment()[server.node.name]
+        versions = equipment.runtime.versions
+        files = model_files(equipment, server.launch_of_engine.model_path)
+        kinds.add((files.identity, tuple(sorted(versions.items()))))
+        engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith("vllm"))
+        rows.append([server.name, server.node.name, server.url, engine, files.identity[:12], server.ready_after_s])
+    evidence.table("servers", ["server", "node", "URL", "engine", "model's files", "ready after, s"], rows)
+    measure("ready_s", max(server.ready_after_s for server in servers), n=len(servers))
+    declared, found = serving_nodes(run.inventory.nodes), tuple(server.node.name for server in servers)
+    assert found == declared, f"{REPLICAS} servers belong on {' and '.join(declared)}; found on {' and '.join(found)}"
+    assert len(kinds) == 1, f"the servers are not alike in their model's files or in their engine: {rows}"
+    measure.judge()
+
+
+@pytest.mark.check("M09-02", by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both")
+def test_both_servers_answer_as_the_reference(servers: list[VllmServer], oracle: Oracle, measure, evidence):
+    """Either server's greedy answers are those that transformers computes from the same files."""
+    found = {}
+    for server in servers:
+        endpoint = InferenceEndpoint(server.node.reach(server.url), server.launch_of_engine.model_name)
+        answers = ask_all(endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS, server="vllm")
+        found[server.name] = oracle.differences("first", answers)
+        evidence.table(f"answers of {server.name}", HEADERS, oracle.rows("first", found[server.name]))
+    count = sum(len(each.compared) for each in found.values())
+    measure("margin_nats", max(each.margin_nats for each in found.values()), n=count)
+    measure("logprob_error_nats", max(each.logprob_error_nats for each in found.values()), n=count)
+    short = [f"{name}: {prompt}" for name, each in found.items() for prompt in each.cut_short]
+    assert not short, f"cut short: {', '.join(short)}"
+    measure.judge()

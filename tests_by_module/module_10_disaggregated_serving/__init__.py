@@ -1,0 +1,1 @@
+"""Module 10: prefill and decode apart, exact and compared with the baseline."""

@@ -1,0 +1,138 @@
+"""Fixtures of module 10: prefill and decode apart, asked the oracle's prompts, and compared with the baseline."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from fixtures.clients.answer import Answer
+from fixtures.deadline import DeadlineExceeded
+from fixtures.deployments import placement
+from fixtures.deployments.deployment import Equipment
+from fixtures.load.plan import plan
+from fixtures.load.runner import outcomes, run_load
+from fixtures.measure.baseline import RunSet, load, store
+from fixtures.measure.request import LEFT
+from fixtures.oracle.ask import ask, ask_all
+from fixtures.outcomes import BringUpFailed
+from fixtures.run import Run
+from fixtures.services.base import ServiceFailed
+from fixtures.serving.exact import ANSWER_TOKENS, Oracle
+from fixtures.serving.model_files import ModelFiles, model_files
+from fixtures.serving.repeated import Target
+from fixtures.serving.replicas import replicas, serving_nodes
+from fixtures.serving.sets import MeasuredSet, measured_set, path_of, target_of_replicas
+from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
+
+APART_CHECK = "M10-01"
+# UCX then says in the workers' logs which way it takes
+UCX_TELLS = (("UCX_PROTO_INFO", "y"), ("UCX_LOG_LEVEL", "info"))
+ABORTS, ASKED_AT_ONCE = 24, 4
+
+
+@pytest.fixture(scope="package")
+def client(run: Run) -> Equipment:
+    """Where loads are sent from: the inventory's client, or the frontend's node where there is none."""
+    roles = (*run.inventory.with_role("client"), *run.inventory.with_role("frontend"))
+    return run.equipment()[roles[0].name]
+
+
+@pytest.fixture(scope="package")
+def files(run: Run) -> ModelFiles:
+    return model_files(run.equipment()[serving_nodes(run.inventory.nodes)[0]])
+
+
+@pytest.fixture(scope="package", params=["short", pytest.param("long", marks=pytest.mark.nightly)])
+def profile(request: pytest.FixtureRequest, run: Run) -> str:
+    """The profile of workloads: the first that the inventory names, for the night the last."""
+    return run.inventory.cluster.dynamo_workloads[0 if request.param == "short" else -1]
+
+
+@pytest.fixture(scope="package")
+def baseline(run: Run, client: Equipment, files: ModelFiles, profile: str) -> RunSet:
+    """What module 09 has stored in this run; where it did not run, measured now, before anything else is started."""
+    path = path_of(run.report_dir, profile)
+    if not path.exists():
+        on = serving_nodes(run.inventory.nodes)
+        name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
+        with replicas(run.equipment(), on, name, run.sabotage) as servers:
+            target, equipment = target_of_replicas(servers, client), run.equipment()[on[0]]
+            made = measured_set("baseline", target, profile, equipment=equipment, files=files, facts=run.facts())
+        store(made.runs, path)
+    return run.sabotage.baseline(load(path))
+
+
+@pytest.fixture(scope="package")
+def sides(run: Run) -> Iterator[Sides]:
+    """A deployment of its own with prefill and decode apart. Raises BringUpFailed."""
+    placed = placement.apart(run.inventory.nodes)
+    sabotage = run.sabotage.own("apart")
+    try:
+        with run.own_deployment("apart", placed=placed, sabotage=sabotage, extra_env=UCX_TELLS) as deployment:
+            found = {
+                kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
+            }
+            if absent := [kind for kind, workers in found.items() if not workers]:
+                raise BringUpFailed(APART_CHECK, f"no {' and no '.join(absent)} worker was started")
+            yield Sides(deployment, found["prefill"][0], found["decode"][0])
+    except (ServiceFailed, DeadlineExceeded) as error:
+        raise BringUpFailed(APART_CHECK, str(error)) from None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An answer, and what each side counted for it."""
+
+    tokens: int
+    answer: Answer
+    counted: dict[str, Counted]
+
+
+@pytest.fixture(scope="package")
+def cold(sides: Sides, oracle: Oracle) -> dict[str, Asked]:
+    """The first prompts, one after the other, by name."""
+    asked = {}
+    for prompt in oracle.prompts["first"]:
+        before = sides.counted()
+        answer = ask(sides.deployment.endpoint, prompt, max_tokens=ANSWER_TOKENS)
+        counted = sides.counted_since(before, len(prompt.ids))
+        asked[prompt.name] = Asked(len(prompt.ids), answer, counted)
+    return asked
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Prompts that were asked at once, while other clients left in the middle of their answers."""
+
+    answers: dict[str, Answer]
+    left: int
+    told: str
+
+
+@pytest.fixture(scope="package")
+def crowd(run: Run, sides: Sides, oracle: Oracle) -> Crowd:
+    """The second prompts, amid clients that leave after two chunks of a long answer."""
+    endpoint = sides.deployment.endpoint
+    leaving = plan(run.seed + 3, ABORTS, (64, 512), (400, 400), leave_after_chunks=2)
+    with ThreadPoolExecutor(1) as aside:
+        load_ = aside.submit(run_load, endpoint, leaving, concurrency=ASKED_AT_ONCE, within_s=120)
+        answers = ask_all(endpoint, oracle.prompts["second"], max_tokens=ANSWER_TOKENS, at_once=ASKED_AT_ONCE)
+        ends = outcomes(load_.result())
+    return Crowd(answers, ends[LEFT], ", ".join(f"{count} {end}" for end, count in ends.items()))
+
+
+@pytest.fixture(scope="package")
+def apart_set(
+    run: Run, baseline: RunSet, sides: Sides, client: Equipment, files: ModelFiles, profile: str
+) -> MeasuredSet:
+    """The same workloads; `baseline` comes first, so that its servers are gone when these start."""
+    target = Target(
+        client=client,
+        urls=(sides.deployment.frontend_url,),
+        model_name=sides.deployment.settings.model_name,
+        nodes=tuple(worker.node for worker in sides.both.values()),
+        servers={},
+    )
+    equipment = run.equipment()[sides.decode.node.name]
+    return measured_set("Dynamo", target, profile, equipment=equipment, files=files, facts=run.facts())

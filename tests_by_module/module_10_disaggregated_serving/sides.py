@@ -1,0 +1,95 @@
+"""Prefill and decode: the two workers, and what each counts of prompts and of KV that came from elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from fixtures.clients import prometheus
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.measure.kv_transfer import Transfers
+from fixtures.services.dynamo import Worker
+
+# vLLM's own counters, on the worker's metrics page (0.31)
+PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
+NIXL_BYTES, NIXL_SECONDS = "vllm:nixl_bytes_transferred", "vllm:nixl_xfer_time_seconds"
+NIXL_FAILED, NIXL_EXPIRED = "vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_kv_expired_reqs_total"
+RUNNING, WAITING, KV_USED = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
+COUNTED_WITHIN_S = 15
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Prompt tokens by where their KV came from, and transfers that this side read from the other (bytes, s)."""
+
+    computed: float = 0
+    cached: float = 0
+    transferred: float = 0
+    nixl_bytes: float = 0
+    nixl_seconds: float = 0
+    nixl_count: float = 0
+    failed: float = 0
+    expired: float = 0
+
+    def __sub__(self, other: Counted) -> Counted:
+        before = asdict(other)
+        return Counted(**{name: value - before[name] for name, value in asdict(self).items()})
+
+    def __add__(self, other: Counted) -> Counted:
+        more = asdict(other)
+        return Counted(**{name: value + more[name] for name, value in asdict(self).items()})
+
+    @property
+    def tokens(self) -> float:
+        return self.computed + self.cached + self.transferred
+
+    def transfers(self, in_flight: int = 1) -> Transfers:
+        return Transfers(self.nixl_bytes, self.nixl_seconds, int(self.nixl_count), in_flight)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The deployment and its two workers."""
+
+    deployment: Deployment
+    prefill: Worker
+    decode: Worker
+
+    @property
+    def both(self) -> dict[str, Worker]:
+        return {"prefill": self.prefill, "decode": self.decode}
+
+    def page(self, worker: Worker) -> prometheus.Metrics:
+        """Its metrics. Raises CouldNotLook."""
+        return prometheus.scrape(self.deployment.reach(f"{worker.system_url}/metrics"), only="vllm:")
+
+    def counted(self) -> dict[str, Counted]:
+        """What each side has counted so far, by its name."""
+        return {name: _counted(self.page(worker)) for name, worker in self.both.items()}
+
+    def counted_since(self, before: dict[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
+        """What each has counted since, as soon as both know of `prompt_tokens`; or what there is in the end."""
+        found: dict[str, Counted] = {}
+
+        def look() -> tuple[bool | None, object]:
+            found.update({name: now - before[name] for name, now in self.counted().items()})
+            return all(each.tokens >= prompt_tokens for each in found.values()) or None, found
+
+        deadline = Deadline(COUNTED_WITHIN_S, "both sides to count the prompts")
+        with suppress(deadline.Exceeded):  # a side that was not asked at all: the check says so
+            wait_until(look, deadline, every_s=0.2)
+        return found
+
+
+def _counted(page: prometheus.Metrics) -> Counted:
+    return Counted(
+        computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
+        cached=page.total_or_zero(PROMPT_TOKENS, source="local_cache_hit"),
+        transferred=page.total_or_zero(PROMPT_TOKENS, source="external_kv_transfer"),
+        nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
+        nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
+        nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
+        failed=page.total_or_zero(NIXL_FAILED),
+        expired=page.total_or_zero(NIXL_EXPIRED),
+    )

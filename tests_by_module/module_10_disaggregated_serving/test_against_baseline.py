@@ -1,0 +1,59 @@
+"""Does it pay? The same workloads on the same nodes, with and without Dynamo."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from fixtures.charts import HEADERS, comparison_curves, comparison_rows
+from fixtures.load.workloads import profiles
+from fixtures.measure.baseline import RunSet, unfair
+from fixtures.measure.comparison import Comparison, compare
+from fixtures.outcomes import BringUpFailed
+from fixtures.serving.sets import MeasuredSet
+
+FAIR_CHECK = "M10-09"
+pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
+
+
+@pytest.fixture(scope="package")
+def compared(baseline: RunSet, apart_set: MeasuredSet) -> Comparison:
+    """Raises BringUpFailed for two sets that must not be compared."""
+    if wrong := unfair(baseline, apart_set.runs):
+        raise BringUpFailed(FAIR_CHECK, "; ".join(wrong))
+    return compare(baseline, apart_set.runs)
+
+
+@pytest.mark.check("M10-09", by_hand="diff the conditions of two baseline files: hardware, versions, model, settings")
+def test_baseline_and_dynamo_may_be_compared(baseline: RunSet, apart_set: MeasuredSet, measure, evidence):
+    """Same hardware, engine, model and requests, repeated on both sides, and not one request failed."""
+    sides = (baseline, apart_set.runs)
+    rows = [
+        (side.deployment, " + ".join(node.kind for node in side.hardware), *map(str, (side.versions, side.settings)),
+         str(side.model), len(side.runs))
+        for side in sides
+    ]  # fmt: skip
+    evidence.table("conditions", ["deployment", "hardware", "versions", "settings", "model", "runs"], rows)
+    days = (datetime.now(UTC) - baseline.measured_at).total_seconds() / 86400
+    measure("baseline_age_days", days)
+    wrong = unfair(*sides)
+    assert not wrong, "; ".join(wrong)
+    measure.judge()
+
+
+@pytest.mark.check("M10-10", by_hand="aiperf profile against both; compare the repeats' means with their intervals")
+@pytest.mark.parametrize("workload", ["prefill-heavy", "decode-heavy", "mixed", "shared-prefix"])
+def test_dynamo_against_the_baseline(workload: str, compared: Comparison, profile: str, measure, evidence):
+    """What is better, what is worse, what shows no difference, and from which length and load on."""
+    assert workload in profiles()[profile], f"the profile {profile} has no workload {workload}"
+    evidence.note("in words", "\n".join(compared.summary(workload)))
+    evidence.svg("curves", comparison_curves(compared, workload))
+    rows = [row for row in comparison_rows(compared) if row[0].startswith(f"{workload},")]
+    evidence.table("baseline against Dynamo", HEADERS, rows)
+    inside = [each for each in compared.differences if each.point.workload == workload and not each.why_not]
+    ratios = {
+        name: [each.ratio for each in inside if each.metric == name] for name in ("output_tokens_per_s", "ttft_ms_p95")
+    }
+    throughput, ttft = ratios.values()
+    measure("throughput_of_baseline", min(throughput, default=None), n=len(throughput))
+    measure("ttft_p95_of_baseline", max(ttft, default=None), n=len(ttft))
+    measure.judge()

@@ -1,0 +1,114 @@
+"""The answers are those of a model that nobody took apart: cold, cached, at once, and while others leave."""
+
+import pytest
+
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.placement import apart
+from fixtures.oracle.ask import ask, ask_all
+from fixtures.run import Run
+from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Differences, Oracle
+from fixtures.serving.model_files import model_files
+from tests_by_module.module_10_disaggregated_serving.conftest import Asked, Crowd
+from tests_by_module.module_10_disaggregated_serving.sides import KV_USED, RUNNING, WAITING, Sides
+
+pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
+
+IDLE_WITHIN_S = 120
+
+
+def whole(differences: Differences) -> None:
+    assert not differences.cut_short, f"cut short: {', '.join(differences.cut_short)}"
+
+
+@pytest.mark.smoke
+@pytest.mark.check("M10-01", by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …")
+def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
+    """One worker prefills and one decodes, each registered as such, on its node, with the same files of the model."""
+    dialect = sides.deployment.settings.dialect
+    registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
+    wrong, rows, identities = [], [], set()
+    for kind, worker in sides.both.items():
+        files = model_files(run.equipment()[worker.node.name], worker.model_path)
+        identities.add(files.identity)
+        found = registered.get(worker.system_url)
+        component = found.component if found else "not registered"
+        rows.append([kind, worker.node.name, component, found and found.hex_id, files.identity[:12]])
+        if component != dialect.worker_component[kind]:
+            wrong.append(f"the {kind} worker on {worker.node.name} is {component}")
+    evidence.table("workers", ["type", "node", "component", "instance", "model's files"], rows)
+    expected = {kind: name for name, kinds in apart(run.inventory.nodes).types.items() for kind in kinds}
+    wrong += [
+        f"{k} is on {w.node.name}, not on {expected[k]}" for k, w in sides.both.items() if w.node.name != expected[k]
+    ]
+    assert not wrong, "; ".join(wrong)
+    assert len(identities) == 1, f"prefill and decode do not serve the same files of the model: {rows}"
+
+
+@pytest.mark.check("M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one")
+def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, measure, evidence):
+    """From one token to the longest prompt, around the boundaries of blocks: KV that came over the wire is right."""
+    differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
+    evidence.table("answers", HEADERS, oracle.rows("first", differences))
+    measure("margin_nats", differences.margin_nats, n=len(differences.compared))
+    measure("logprob_error_nats", differences.logprob_error_nats, n=len(differences.compared))
+    whole(differences)
+    measure.judge()
+
+
+@pytest.mark.check("M10-03", by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers")
+def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: Oracle, measure, evidence):
+    """Asked again, when both sides have the blocks already, the answers are the same."""
+    before = sides.counted()
+    answers = ask_all(sides.deployment.endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS)
+    tokens = sum(each.tokens for each in cold.values())
+    counted = sides.counted_since(before, tokens)
+    differences = oracle.differences("first", answers)
+    evidence.table("answers", HEADERS, oracle.rows("first", differences))
+    measure("prefill_cached_share", counted["prefill"].cached / tokens, n=tokens)
+    measure("margin_nats", differences.margin_nats, n=len(differences.compared))
+    measure("logprob_error_nats", differences.logprob_error_nats, n=len(differences.compared))
+    whole(differences)
+    measure.judge()
+
+
+@pytest.mark.check("M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside")
+def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, measure, evidence):
+    """Several prompts at once, while others' transfers are abandoned: nobody is given another's blocks."""
+    differences = oracle.differences("second", crowd.answers)
+    evidence.table("answers", HEADERS, oracle.rows("second", differences))
+    measure("clients_that_left", crowd.left)
+    measure("margin_nats", differences.margin_nats, n=len(differences.compared))
+    measure("logprob_error_nats", differences.logprob_error_nats, n=len(differences.compared))
+    whole(differences)
+    measure.judge()
+
+
+@pytest.mark.check("M10-05", by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers")
+def test_clients_that_left_leave_nothing_behind(sides: Sides, crowd: Crowd, oracle: Oracle, measure, evidence):
+    """Neither side goes on with requests whose clients have left, nor keeps their blocks."""
+    shortest = oracle.prompts["first"][0]
+    seen: dict[str, tuple[float, float]] = {}
+
+    def look() -> tuple[bool | None, object]:
+        # an engine that has nothing to do does not count anew
+        ask(sides.deployment.endpoint, shortest, max_tokens=1)
+        for name, worker in sides.both.items():
+            page = sides.page(worker)
+            seen[name] = page.total(RUNNING) + page.total(WAITING), page.total(KV_USED)
+        done = all(requests == 0 and used < 0.001 for requests, used in seen.values())
+        return done or None, seen
+
+    deadline = Deadline(IDLE_WITHIN_S, "both sides to be idle")
+    try:
+        wait_until(look, deadline, every_s=0.5)
+        idle_after_s: float | None = deadline.elapsed_s
+    except deadline.Exceeded:
+        idle_after_s = None
+    rows = [[name, requests, used] for name, (requests, used) in seen.items()]
+    evidence.table("what is left", ["side", "requests under way", "share of KV blocks in use"], rows)
+    told = ", ".join(
+        f"{name}: {requests:g} requests under way, {used:.2%} of KV in use" for name, requests, used in rows
+    )
+    measure("idle_after_s", idle_after_s, n=crowd.left)
+    assert idle_after_s is not None, f"{IDLE_WITHIN_S} s after {crowd.left} clients left: {told}"
+    measure.judge()

@@ -1,0 +1,61 @@
+"""A side is lost under load: what the client sees, and that it all comes back."""
+
+import pytest
+
+from fixtures.charts import fault_timeline
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.deployment import Equipment
+from fixtures.load.on_node import background_load
+from fixtures.load.plan import LoadPlan
+from fixtures.measure.request import COMPLETED, HUNG
+from fixtures.run import Run
+from tests_by_module.module_10_disaggregated_serving.sides import Sides
+
+pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.destructive]
+
+BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
+
+
+@pytest.mark.check("M10-11", by_hand="kill -9 -- -PGID of a worker under load; start it again")
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_a_lost_side_hangs_nobody_and_comes_back(
+    kind: str, run: Run, sides: Sides, client: Equipment, measure, evidence
+):
+    """While it is away requests fail or are served, none hangs; once it is back all are served again."""
+    deployment, worker = sides.deployment, sides.both[kind]
+    ready_s = worker.runtime.spec.settings.ready_within_s
+    shape = {"prompt_tokens": (64, 256), "output_tokens": (20, 40), "within_s": 60, "concurrency": 4}
+    loading = LoadPlan(seed=run.seed + 11, connect_within_s=5, **shape)
+    with background_load(
+        client.node, client.runtime, [deployment.frontend_url], deployment.settings.model_name, loading
+    ) as sent:
+        sent.wait_until_completed(BEFORE, Deadline(60, "a quiet beginning"))
+        killed = sent.mark(f"{kind} killed")
+        worker.kill()
+        pause = Deadline(LOST_FOR_S + 5, "some time without it")
+        wait_until(lambda: (pause.elapsed_s >= LOST_FOR_S or None, "it is away"), pause, every_s=0.5)
+        worker.launch()
+        worker.wait_until_ready(Deadline(ready_s, f"{worker.name} to be ready again"))
+        deployment.wait_until_registered(worker, Deadline(30, f"{worker.name} to be registered again"))
+        back = sent.mark(f"{kind} is back")
+
+        def served() -> tuple[int | None, object]:
+            done = [r for r in sent.so_far() if r.sent_at_s >= back.at_s and r.outcome == COMPLETED]
+            return len(done) >= AFTER or None, f"{len(done)} requests that were sent since are completed"
+
+        wait_until(served, Deadline(SERVES_WITHIN_S, f"requests to be served with {worker.name} back"), every_s=0.5)
+        load = sent.finish()
+    evidence.svg("timeline", fault_timeline(f"{kind} is killed and comes back", load.requests, load.moments))
+    meanwhile = [each for each in load.requests if each.ended_at_s >= killed.at_s and each.sent_at_s < back.at_s]
+    failed = [each for each in meanwhile if each.outcome != COMPLETED]
+    since = [each for each in load.requests if each.sent_at_s >= back.at_s]
+    first = min((each.ended_at_s for each in since if each.outcome == COMPLETED), default=None)
+    ends = [[outcome, count] for outcome, count in load.outcomes.items()]
+    evidence.table("ends of requests", ["end", "requests"], ends)
+    if failed:
+        evidence.note("what a client saw first", str(failed[0]))
+    measure("hung_requests", load.outcomes[HUNG], n=len(load.requests))
+    measure("failed_meanwhile_share", len(failed) / len(meanwhile) if meanwhile else None, n=len(meanwhile))
+    measure("serves_after_s", None if first is None else first - back.at_s, n=len(since))
+    measure("failed_once_back", sum(each.outcome != COMPLETED for each in since), n=len(since))
+    measure.judge()

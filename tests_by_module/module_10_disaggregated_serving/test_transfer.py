@@ -1,0 +1,169 @@
+"""Prefill really ran elsewhere, and its KV came over the link that was meant, fast enough for it."""
+
+import pytest
+
+from fixtures.inventory.model import Inventory
+from fixtures.measure.kv_transfer import Link, judge_transfers, kv_bytes_per_token, netdev_link, rdma_link, unused_kv
+from fixtures.nodes import Node
+from fixtures.oracle.ask import ask
+from fixtures.oracle.prompts import Prompt
+from fixtures.outcomes import CouldNotLook
+from fixtures.probes.probe import carriers, links
+from fixtures.run import Run
+from fixtures.serving.model_files import ModelFiles
+from fixtures.witness.counters import carried, loaded
+from fixtures.witness.ucx import parse
+from fixtures.witness.verdict import Witness, witness
+from tests_by_module.module_10_disaggregated_serving.conftest import Asked
+from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
+
+pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
+
+# of KV that is moved for the witness: far above what else a deployment says meanwhile
+LEAST_WITNESSED_BYTES = 4_000_000
+HEADERS = (
+    "prompt",
+    "tokens",
+    "prefill computed",
+    "prefill had cached",
+    "decode computed",
+    "decode had cached",
+    "KV came",
+    "MB",
+)
+
+
+@pytest.fixture(scope="module")
+def bytes_per_token(files: ModelFiles) -> int:
+    return kv_bytes_per_token(files.config)
+
+
+@pytest.mark.check(
+    "M10-06", by_hand="vllm:prompt_tokens_by_source_total and vllm:nixl_bytes_transferred of both workers"
+)
+def test_prefill_ran_on_the_prefill_worker(
+    cold: dict[str, Asked], bytes_per_token: int, run: Run, sides: Sides, measure, evidence
+):
+    """At every length, from a block to the longest: prefill computes the prompt, decode receives its KV."""
+    block = run.equipment()[sides.decode.node.name].runtime.spec.settings.block_size or 16
+    rows, wrong = [], []
+    total = {"prefill": Counted(), "decode": Counted()}
+    for name, asked in cold.items():
+        prefill, decode = asked.counted["prefill"], asked.counted["decode"]
+        for side, counted in asked.counted.items():
+            total[side] = total[side] + counted
+        megabytes = f"{decode.nixl_bytes / 1e6:.3g}"
+        rows.append(
+            (
+                name,
+                asked.tokens,
+                prefill.computed,
+                prefill.cached,
+                decode.computed,
+                decode.cached,
+                decode.transferred,
+                megabytes,
+            )
+        )
+        if asked.tokens > block and decode.computed > block:
+            wrong.append(f"{name}: decode computed {decode.computed:g} of {asked.tokens} tokens itself")
+        if prefill.tokens < asked.tokens:
+            wrong.append(f"{name}: the prefill worker counted {prefill.tokens:g} of {asked.tokens} tokens")
+    evidence.table("where prompts were computed", HEADERS, rows)
+    tokens = sum(asked.tokens for asked in cold.values())
+    measure("decode_computed_share", total["decode"].computed / tokens, n=tokens)
+    measure("prefill_counted_share", total["prefill"].tokens / tokens, n=tokens)
+    expected = [int(each.counted["decode"].transferred) for each in cold.values()]
+    if why := unused_kv(total["decode"].nixl_bytes, expected, bytes_per_token):
+        wrong.append(why)
+    assert not wrong, "; ".join(wrong)
+    measure.judge()
+
+
+@pytest.fixture(scope="module")
+def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> tuple[Witness, Counted, float]:
+    """A known amount of KV, and what every look says of it: the witness, decode's counters, data link's share."""
+    settings = run.equipment()[sides.decode.node.name].runtime.spec.settings
+    longest = (settings.max_model_len or 4096) - 64
+    ids = files.tokenizer().plain_ids
+    many = max(1, -(-LEAST_WITNESSED_BYTES // (longest * bytes_per_token)))
+    prompts = [
+        Prompt(f"witness {n}", [ids[(7 * k + 13 * n + run.seed) % len(ids)] for k in range(longest)], ())
+        for n in range(many)
+    ]
+    nodes = {worker.node.name: worker.node for worker in sides.both.values()}
+    pids = {name: [w.require_process().pgid for w in sides.both.values() if w.node.name == name] for name in nodes}
+    before, counted = {name: carriers(node) for name, node in nodes.items()}, sides.counted()
+    for prompt in prompts:
+        answer = ask(sides.deployment.endpoint, prompt, max_tokens=1)
+        if not answer.ok:
+            raise CouldNotLook(f"{prompt.name}: {answer.describe()}")
+    now = sides.counted_since(counted, longest * many)["decode"]
+    after = {name: carriers(node, pids[name]) for name, node in nodes.items()}
+    seen = [carried(name, before[name], after[name]) for name in nodes]
+    told = witness(
+        expected_bytes=longest * many * bytes_per_token,
+        counted_bytes=now.nixl_bytes,
+        carried=seen,
+        ucx=[parse(worker.log()) for worker in sides.both.values()],
+        loaded=[each for state in after.values() for each in loaded(state["processes"])],
+        memory="host" if not any("gpu" in run.inventory.node(name).dynamo_capabilities for name in nodes) else None,
+    )
+    data = {name: _data_interface(run.inventory, nodes[name]) for name in nodes}
+    on_data = max(each.netdevs.get(data[each.node], 0) for each in seen)
+    return told, now, on_data / now.nixl_bytes if now.nixl_bytes else 0.0
+
+
+def _data_interface(inventory: Inventory, node: Node) -> str:
+    """The interface with the node's data address. Raises CouldNotLook."""
+    address = inventory.node(node.name).dynamo_data_address
+    found = next((name for name, each in links(node).items() if each["address"] == address), None)
+    if found is None:
+        raise CouldNotLook(f"{node.name}: no interface has the data address {address}")
+    return found
+
+
+@pytest.mark.needs("kv_transport")
+@pytest.mark.check("M10-07", by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV")
+def test_kv_goes_by_the_declared_transport(moved, inventory: Inventory, measure, evidence):
+    """What NIXL, the interfaces, the RDMA ports and UCX itself say of a known transfer names the declared transport."""
+    told, _, on_data = moved
+    evidence.note("the witness", str(told).replace("; ", "\n"))
+    declared = inventory.cluster.dynamo_kv_transport
+    wrong = told.against(declared)
+    assert not wrong, "; ".join(wrong)
+    if declared == "tcp":
+        measure("data_link_of_kv_bytes", on_data)
+    measure.judge()
+
+
+@pytest.mark.needs("multi_node")
+@pytest.mark.check(
+    "M10-08", by_hand="vllm:nixl_bytes_transferred and vllm:nixl_xfer_time_seconds, against the link's rate"
+)
+def test_kv_moves_as_fast_as_its_link_allows(moved, sides: Sides, inventory: Inventory, measure, evidence):
+    """A transfer takes no longer than a floor that follows from the link between the two nodes."""
+    _, counted, _ = moved
+    judged = judge_transfers(counted.transfers(), _link(inventory, sides.decode.node))
+    evidence.note("the floor", judged.sentence)
+    measure("kv_of_link_share", judged.share, n=int(counted.nixl_count))
+    measure("transfer_time_of_allowed", judged.time_over_allowed if counted.nixl_count else None, n=int(counted.nixl_count))
+    measure.judge()
+
+
+def _link(inventory: Inventory, node: Node) -> Link:
+    """The link that the inventory declares for KV. Raises CouldNotLook where it tells no rate."""
+    spec = inventory.node(node.name)
+    state = carriers(node)
+    try:
+        if spec.dynamo_rdma_devices:
+            rates = {
+                port: each["rate"]
+                for port, each in state["rdma"].items()
+                if port.split(":")[0] in spec.dynamo_rdma_devices
+            }
+            return rdma_link(rates)
+        name = _data_interface(inventory, node)
+        return netdev_link({name: str(state["netdevs"][name]["speed_mbps"] or "")})
+    except ValueError as error:
+        raise CouldNotLook(f"{node.name}: {error}") from None
