@@ -83,8 +83,9 @@ def test_workload_is_measured(workload: str, measured: MeasuredSet, measure, evi
     throughput = [each["output_tokens_per_s"] for each in figures]
     measure("output_tokens_per_s", mean(throughput), n=len(figures))
     measure("throughput_spread_percent", 100 * stdev(throughput) / mean(throughput), n=len(figures))
-    for name in ("ttft_ms_p95", "latency_ms_p95", "utilization_percent"):
-        measure(name, mean(each[name] for each in figures), n=len(figures))
+    measure("ttft_ms_p95", mean(each["ttft_ms_p95"] for each in figures), n=len(figures))
+    measure("latency_ms_p95", mean(each["latency_ms_p95"] for each in figures), n=len(figures))
+    measure("utilization_percent", mean(each["utilization_percent"] for each in figures), n=len(figures))
     measure.judge()
 
 
