@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -14,10 +14,13 @@ from fixtures.load.plan import plan
 from fixtures.load.runner import outcomes, run_load
 from fixtures.measure.baseline import RunSet, load, store
 from fixtures.measure.request import LEFT
+from fixtures.nodes import Node
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.outcomes import BringUpFailed
+from fixtures.probes.probe import links
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
+from fixtures.services.ucx import net_devices
 from fixtures.serving.exact import ANSWER_TOKENS, Oracle
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
@@ -67,9 +70,17 @@ def baseline(run: Run, client: Equipment, files: ModelFiles, profile: str) -> Ru
 def sides(run: Run) -> Iterator[Sides]:
     """A deployment of its own with prefill and decode apart. Raises BringUpFailed."""
     placed = placement.apart(run.inventory.nodes)
+    transport = run.inventory.cluster.dynamo_kv_transport
+    placed = replace(
+        placed,
+        worker_settings={
+            name: {"extra_env": (*UCX_TELLS, *_devices(run.nodes()[name], transport).items())}
+            for name in placed.workers
+        },
+    )
     sabotage = run.sabotage.own("apart")
     try:
-        with run.own_deployment("apart", placed=placed, sabotage=sabotage, extra_env=UCX_TELLS) as deployment:
+        with run.own_deployment("apart", placed=placed, sabotage=sabotage) as deployment:
             found = {
                 kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             }
@@ -78,6 +89,12 @@ def sides(run: Run) -> Iterator[Sides]:
             yield Sides(deployment, found["prefill"][0], found["decode"][0])
     except (ServiceFailed, DeadlineExceeded) as error:
         raise BringUpFailed(APART_CHECK, str(error)) from None
+
+
+def _devices(node: Node, transport: str | None) -> dict[str, str]:
+    """What keeps UCX on the data link: left to itself it takes the management link, too."""
+    names = {address: name for name, each in links(node).items() for address in each["addresses"]}
+    return net_devices(node.spec, names, transport)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> tu
 def _data_interface(inventory: Inventory, node: Node) -> str:
     """The interface with the node's data address. Raises CouldNotLook."""
     address = inventory.node(node.name).dynamo_data_address
-    found = next((name for name, each in links(node).items() if each["address"] == address), None)
+    found = next((name for name, each in links(node).items() if address in each["addresses"]), None)
     if found is None:
         raise CouldNotLook(f"{node.name}: no interface has the data address {address}")
     return found
@@ -147,7 +147,9 @@ def test_kv_moves_as_fast_as_its_link_allows(moved, sides: Sides, inventory: Inv
     judged = judge_transfers(counted.transfers(), _link(inventory, sides.decode.node))
     evidence.note("the floor", judged.sentence)
     measure("kv_of_link_share", judged.share, n=int(counted.nixl_count))
-    measure("transfer_time_of_allowed", judged.time_over_allowed if counted.nixl_count else None, n=int(counted.nixl_count))
+    measure(
+        "transfer_time_of_allowed", judged.time_over_allowed if counted.nixl_count else None, n=int(counted.nixl_count)
+    )
     measure.judge()
 
 
