@@ -67,8 +67,11 @@ def test_prefill_ran_on_the_prefill_worker(
         )
         if asked.tokens > block and decode.computed > block:
             wrong.append(f"{name}: decode computed {decode.computed:g} of {asked.tokens} tokens itself")
-        if prefill.tokens < asked.tokens:
-            wrong.append(f"{name}: the prefill worker counted {prefill.tokens:g} of {asked.tokens} tokens")
+        wrong += [
+            f"{name}: the {side} worker counted {counted.tokens:g} of {asked.tokens} tokens"
+            for side, counted in asked.counted.items()
+            if counted.tokens < asked.tokens
+        ]
     evidence.table("where prompts were computed", HEADERS, rows)
     tokens = sum(asked.tokens for asked in cold.values())
     measure("decode_computed_share", total["decode"].computed / tokens, n=tokens)
