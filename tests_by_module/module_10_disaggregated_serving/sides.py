@@ -17,6 +17,8 @@ NIXL_BYTES, NIXL_SECONDS = "vllm:nixl_bytes_transferred", "vllm:nixl_xfer_time_s
 NIXL_FAILED, NIXL_EXPIRED = "vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_kv_expired_reqs_total"
 RUNNING, WAITING, KV_USED = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 COUNTED_WITHIN_S = 15
+# etcd's lease of a lost worker is 10 s, and it registers as soon as it is ready
+BACK_WITHIN_S = 30
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,44 @@ class Sides:
     def both(self) -> dict[str, Worker]:
         return {"prefill": self.prefill, "decode": self.decode}
 
+    def registered(self, worker: Worker) -> set[int]:
+        """The instance ids that it is registered under: two while the lease of a lost one has not run out."""
+        found = self.deployment.registered_workers()
+        return {each.instance_id for each in found if each.system_url == worker.system_url}
+
+    def wait_until_back(self, worker: Worker, before: set[int]) -> None:
+        """Until it is registered anew, and no longer as `before`. Raises AssertionError."""
+
+        def look() -> tuple[bool | None, object]:
+            now = self.registered(worker)
+            return bool(now and not now & before) or None, f"it was {before}, and is {now or 'nothing'}"
+
+        deadline = Deadline(BACK_WITHIN_S, f"{worker.name} to be registered anew")
+        try:
+            wait_until(look, deadline, every_s=0.2)
+        except deadline.Exceeded as error:
+            raise AssertionError(f"a side that was lost does not come back: {error}") from None
+
     def page(self, worker: Worker) -> prometheus.Metrics:
         """Its metrics. Raises CouldNotLook."""
         return prometheus.scrape(self.deployment.reach(f"{worker.system_url}/metrics"), only="vllm:")
 
     def counted(self) -> dict[str, Counted]:
         """What each side has counted so far, by its name."""
-        return {name: _counted(self.page(worker)) for name, worker in self.both.items()}
+        return {name: self.count_of(worker) for name, worker in self.both.items()}
+
+    def count_of(self, worker: Worker) -> Counted:
+        page = self.page(worker)
+        return Counted(
+            computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
+            cached=page.total_or_zero(PROMPT_TOKENS, source="local_cache_hit"),
+            transferred=page.total_or_zero(PROMPT_TOKENS, source="external_kv_transfer"),
+            nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
+            nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
+            nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
+            failed=page.total_or_zero(NIXL_FAILED),
+            expired=page.total_or_zero(NIXL_EXPIRED),
+        )
 
     def counted_since(self, before: dict[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
         """What each has counted since, as soon as both know of `prompt_tokens`; or what there is in the end."""
@@ -80,16 +113,3 @@ class Sides:
         with suppress(deadline.Exceeded):  # a side that was not asked at all: the check says so
             wait_until(look, deadline, every_s=0.2)
         return found
-
-
-def _counted(page: prometheus.Metrics) -> Counted:
-    return Counted(
-        computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
-        cached=page.total_or_zero(PROMPT_TOKENS, source="local_cache_hit"),
-        transferred=page.total_or_zero(PROMPT_TOKENS, source="external_kv_transfer"),
-        nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
-        nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
-        nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
-        failed=page.total_or_zero(NIXL_FAILED),
-        expired=page.total_or_zero(NIXL_EXPIRED),
-    )

@@ -21,7 +21,11 @@ def whole(differences: Differences) -> None:
 
 
 @pytest.mark.smoke
-@pytest.mark.check("M10-01", by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …")
+@pytest.mark.check(
+    "M10-01",
+    by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …",
+    causes=[49, 54],
+)
 def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     """One worker prefills and one decodes, each registered as such, on its node, with the same files of the model."""
     dialect = sides.deployment.settings.dialect
@@ -44,7 +48,9 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     assert len(identities) == 1, f"prefill and decode do not serve the same files of the model: {rows}"
 
 
-@pytest.mark.check("M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one")
+@pytest.mark.check(
+    "M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one", causes=[33, 34, 54]
+)
 def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, measure, evidence):
     """From one token to the longest prompt, around the boundaries of blocks: KV that came over the wire is right."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
@@ -55,7 +61,9 @@ def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle
     measure.judge()
 
 
-@pytest.mark.check("M10-03", by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers")
+@pytest.mark.check(
+    "M10-03", by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers", causes=[33, 34, 54]
+)
 def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: Oracle, measure, evidence):
     """Asked again, when both sides have the blocks already, the answers are the same."""
     before = sides.counted()
@@ -71,7 +79,9 @@ def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: 
     measure.judge()
 
 
-@pytest.mark.check("M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside")
+@pytest.mark.check(
+    "M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside", causes=[34, 54]
+)
 def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, measure, evidence):
     """Several prompts at once, while others' transfers are abandoned: nobody is given another's blocks."""
     differences = oracle.differences("second", crowd.answers)
@@ -83,7 +93,9 @@ def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, m
     measure.judge()
 
 
-@pytest.mark.check("M10-05", by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers")
+@pytest.mark.check(
+    "M10-05", by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers", causes=[63]
+)
 def test_clients_that_left_leave_nothing_behind(sides: Sides, crowd: Crowd, oracle: Oracle, measure, evidence):
     """Neither side goes on with requests whose clients have left, nor keeps their blocks."""
     shortest = oracle.prompts["first"][0]

@@ -1,10 +1,13 @@
 """A side is lost under load: what the client sees, and that it all comes back."""
 
+from contextlib import suppress
+
 import pytest
 
 from fixtures.charts import fault_timeline
-from fixtures.deadline import Deadline, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Equipment
+from fixtures.faults import Killed, in_place
 from fixtures.load.on_node import background_load
 from fixtures.load.plan import LoadPlan
 from fixtures.measure.request import COMPLETED, HUNG
@@ -23,34 +26,28 @@ def test_a_lost_side_hangs_nobody_and_comes_back(
 ):
     """While it is away requests fail or are served, none hangs; once it is back all are served again."""
     deployment, worker = sides.deployment, sides.both[kind]
-    lost = deployment.registered_as[worker.name]
-
-    def replaced() -> tuple[bool | None, object]:
-        there = [each.instance_id for each in deployment.registered_workers() if each.system_url == worker.system_url]
-        return (bool(there) and lost not in there) or None, f"it is registered as {there}, and was as {lost}"
-
+    registered = sides.registered(worker)
     ready_s = worker.runtime.spec.settings.ready_within_s
     shape = {"prompt_tokens": (64, 256), "output_tokens": (20, 40), "within_s": 60, "concurrency": 4}
     loading = LoadPlan(seed=run.seed + 11, connect_within_s=5, **shape)
+    fault = run.sabotage.fault(f"{kind}_lost", Killed(worker), deployment)
     with background_load(
         client.node, client.runtime, [deployment.frontend_url], deployment.settings.model_name, loading
     ) as sent:
         sent.wait_until_completed(BEFORE, Deadline(60, "a quiet beginning"))
-        killed = sent.mark(f"{kind} killed")
-        worker.kill()
-        pause = Deadline(LOST_FOR_S + 5, "some time without it")
-        wait_until(lambda: (pause.elapsed_s >= LOST_FOR_S or None, "it is away"), pause, every_s=0.5)
-        worker.launch()
-        worker.wait_until_ready(Deadline(ready_s, f"{worker.name} to be ready again"))
-        wait_until(replaced, Deadline(30, f"{worker.name} to be registered anew"), every_s=0.2)
+        with in_place(fault, sent.mark, healed_within_s=ready_s):
+            Deadline(LOST_FOR_S, "some time without it").pause(LOST_FOR_S)
+        sides.wait_until_back(worker, registered)
         back = sent.mark(f"{kind} is back")
 
         def served() -> tuple[int | None, object]:
             done = [r for r in sent.so_far() if r.sent_at_s >= back.at_s and r.outcome == COMPLETED]
             return len(done) >= AFTER or None, f"{len(done)} requests that were sent since are completed"
 
-        wait_until(served, Deadline(SERVES_WITHIN_S, f"requests to be served with {worker.name} back"), every_s=0.5)
+        with suppress(DeadlineExceeded):  # then no measurement is within its bounds
+            wait_until(served, Deadline(SERVES_WITHIN_S, f"requests to be served with {worker.name} back"), every_s=0.5)
         load = sent.finish()
+    killed = load.moments[0]
     evidence.svg("timeline", fault_timeline(f"{kind} is killed and comes back", load.requests, load.moments))
     meanwhile = [each for each in load.requests if each.ended_at_s >= killed.at_s and each.sent_at_s < back.at_s]
     failed = [each for each in meanwhile if each.outcome != COMPLETED]

@@ -39,7 +39,9 @@ def bytes_per_token(files: ModelFiles) -> int:
 
 
 @pytest.mark.check(
-    "M10-06", by_hand="vllm:prompt_tokens_by_source_total and vllm:nixl_bytes_transferred of both workers"
+    "M10-06",
+    by_hand="vllm:prompt_tokens_by_source_total and vllm:nixl_bytes_transferred of both workers",
+    causes=[38, 48, 49],
 )
 def test_prefill_ran_on_the_prefill_worker(
     cold: dict[str, Asked], bytes_per_token: int, run: Run, sides: Sides, measure, evidence
@@ -127,7 +129,9 @@ def _data_interface(inventory: Inventory, node: Node) -> str:
 
 
 @pytest.mark.needs("kv_transport")
-@pytest.mark.check("M10-07", by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV")
+@pytest.mark.check(
+    "M10-07", by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV", causes=[44, 79]
+)
 def test_kv_goes_by_the_declared_transport(moved, inventory: Inventory, measure, evidence):
     """What NIXL, the interfaces, the RDMA ports and UCX itself say of a known transfer names the declared transport."""
     told, _, on_data = moved
@@ -142,7 +146,9 @@ def test_kv_goes_by_the_declared_transport(moved, inventory: Inventory, measure,
 
 @pytest.mark.needs("multi_node")
 @pytest.mark.check(
-    "M10-08", by_hand="vllm:nixl_bytes_transferred and vllm:nixl_xfer_time_seconds, against the link's rate"
+    "M10-08",
+    by_hand="vllm:nixl_bytes_transferred and vllm:nixl_xfer_time_seconds, against the link's rate",
+    causes=[43],
 )
 def test_kv_moves_as_fast_as_its_link_allows(moved, sides: Sides, inventory: Inventory, measure, evidence):
     """A transfer takes no longer than a floor that follows from the link between the two nodes."""
