@@ -21,7 +21,7 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
     for server in servers:
         equipment = run.equipment()[server.node.name]
         versions = equipment.runtime.versions
-        files = model_files(equipment, server.launch_of_engine.model_path)
+        files = model_files(equipment, server.engine_args.model_path)
         kinds.add((files.identity, tuple(sorted(versions.items()))))
         engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith("vllm"))
         rows.append([server.name, server.node.name, server.url, engine, files.identity[:12], server.ready_after_s])
@@ -38,7 +38,7 @@ def test_both_servers_answer_as_the_reference(servers: list[VllmServer], oracle:
     """Either server's greedy answers are those that transformers computes from the same files."""
     found = {}
     for server in servers:
-        endpoint = InferenceEndpoint(server.node.reach(server.url), server.launch_of_engine.model_name)
+        endpoint = InferenceEndpoint(server.node.reach(server.url), server.engine_args.model_name)
         answers = ask_all(endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS, server="vllm")
         found[server.name] = oracle.differences("first", answers)
         evidence.table(f"answers of {server.name}", HEADERS, oracle.rows("first", found[server.name]))

@@ -17,7 +17,7 @@ from fixtures.measure.request import LEFT
 from fixtures.nodes import Node
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.outcomes import BringUpFailed
-from fixtures.probes.probe import links
+from fixtures.probes.probe import interface_of, links
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from fixtures.services.ucx import net_devices
@@ -93,8 +93,7 @@ def sides(run: Run) -> Iterator[Sides]:
 
 def _devices(node: Node, transport: str | None) -> dict[str, str]:
     """What keeps UCX on the data link: left to itself it takes the management link, too."""
-    names = {address: name for name, each in links(node).items() for address in each["addresses"]}
-    return net_devices(node.spec, names, transport)
+    return net_devices(node.spec, interface_of(node.spec.dynamo_data_address, links(node)), transport)
 
 
 @dataclass(frozen=True)

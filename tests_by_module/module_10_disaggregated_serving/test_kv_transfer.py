@@ -8,7 +8,7 @@ from fixtures.nodes import Node
 from fixtures.oracle.ask import ask
 from fixtures.oracle.prompts import Prompt
 from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import carriers, links
+from fixtures.probes.probe import carriers, interface_of, links
 from fixtures.run import Run
 from fixtures.serving.model_files import ModelFiles
 from fixtures.witness.counters import carried, loaded
@@ -122,7 +122,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> tu
 def _data_interface(inventory: Inventory, node: Node) -> str:
     """The interface with the node's data address. Raises CouldNotLook."""
     address = inventory.node(node.name).dynamo_data_address
-    found = next((name for name, each in links(node).items() if address in each["addresses"]), None)
+    found = interface_of(address, links(node))
     if found is None:
         raise CouldNotLook(f"{node.name}: no interface has the data address {address}")
     return found
