@@ -139,6 +139,12 @@ def test_kv_that_nobody_fetches_is_given_back(stall: Stall, measure, evidence):
 
 
 @pytest.mark.check("M10-13", by_hand="the prompt that waited, asked of an aggregated worker", causes=[34, 37])
+@pytest.mark.known_defect(
+    issue="vllm#21570",
+    versions=">=1.6,<1.7",
+    reason="decode fetches KV whose lease is over (vLLM 0.31), also when it was given to others, and answers 200 from "
+    "it; prefill writes into its log at most. A kv_lease_duration longer than any wait for decode keeps the KV",
+)
 def test_an_answer_from_expired_kv_is_none(stall: Stall, measure, evidence):
     """A prompt whose KV was given to others meanwhile is answered rightly or with an error, and never wrongly."""
     evidence.note("what the client saw", stall.late.describe())
