@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from fixtures.charts import fault_timeline
 from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.placement import Placement
 from fixtures.deployments.upkeep import registered, supervise
 from fixtures.faults import Fault, in_place
@@ -209,7 +209,8 @@ def lose(
 
 def make_whole(deployment: Deployment) -> dict[str, int]:
     """Before a fault everything runs and is registered: instance ids by system URL. Raises CouldNotLook."""
-    found = supervise(deployment, Deadline(READY_WITHIN_S, "all to be well before the fault"), settles_s=0)
+    before = Deadline(deployment.ready_within_s, "all to be well before the fault")
+    found = supervise(deployment, before, settles_s=0)
     if found.not_well:
         raise CouldNotLook(found.not_well)
     return registered(deployment)
