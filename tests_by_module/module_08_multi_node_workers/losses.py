@@ -18,13 +18,14 @@ from fixtures.deployments.placement import Placement
 from fixtures.deployments.upkeep import registered, supervise
 from fixtures.faults import Fault, in_place
 from fixtures.inventory.model import NodeSpec
-from fixtures.load.on_node import LoadResult, NodeLoad, background_load
+from fixtures.load.on_node import LoadResult, NodeLoad
 from fixtures.load.plan import LoadPlan
 from fixtures.measure.request import COMPLETED, FAILED, HUNG, Request
 from fixtures.measure.timeline import Moment, hit, lost, recovered_at_s
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 from fixtures.services.base import Service
+from tests_by_module.module_08_multi_node_workers.members import load_from_client
 
 EXPECTED = Path(__file__).with_name("expected_faults.yaml")
 # streams of 1.4 s at the mocker's 150 tokens/s: about seven are in flight on each of two workers
@@ -161,8 +162,6 @@ def steady_load(
     run: Run, deployment: Deployment, urls: list[str] | None = None, **changes: object
 ) -> Iterator[NodeLoad]:
     """An open loop from the inventory's client node, or from the frontend's where there is none."""
-    senders = [spec.name for spec in (*run.inventory.with_role("client"), *run.inventory.with_role("frontend"))]
-    equipment = run.equipment()[senders[0]]
     plan = LoadPlan(
         seed=run.seed,
         prompt_tokens=PROMPT_TOKENS,
@@ -172,8 +171,7 @@ def steady_load(
         arrivals="uniform",
         **changes,
     )
-    model = deployment.settings.model_name
-    with background_load(equipment.node, equipment.runtime, urls or [deployment.frontend_url], model, plan) as load:
+    with load_from_client(run, deployment, plan, urls) as load:
         yield load
 
 

@@ -67,10 +67,11 @@ def of_fair_share(counts: Mapping[int, int], chosen: int) -> float | None:
 
 
 @contextmanager
-def load_from_client(run: Run, deployment: Deployment, plan: LoadPlan) -> Iterator[NodeLoad]:
+def load_from_client(
+    run: Run, deployment: Deployment, plan: LoadPlan, urls: list[str] | None = None
+) -> Iterator[NodeLoad]:
     """A load from the inventory's client node, or from the frontend's where there is none, to the first frontend."""
-    clients = [spec.name for spec in (*run.inventory.with_role("client"), *run.inventory.with_role("frontend"))]
-    equipment = run.equipment()[clients[0]]
+    equipment = run.equipment()[run.inventory.load_node.name]
     model = deployment.settings.model_name
-    with background_load(equipment.node, equipment.runtime, [deployment.frontend_url], model, plan) as load:
+    with background_load(equipment.node, equipment.runtime, urls or [deployment.frontend_url], model, plan) as load:
         yield load

@@ -33,8 +33,7 @@ def servers(run: Run) -> Iterator[list[VllmServer]]:
 @pytest.fixture(scope="package")
 def client(run: Run) -> Equipment:
     """Where requests are sent from: the inventory's client, or the frontend's node where there is none."""
-    roles = (*run.inventory.with_role("client"), *run.inventory.with_role("frontend"))
-    return run.equipment()[roles[0].name]
+    return run.equipment()[run.inventory.load_node.name]
 
 
 @pytest.fixture(scope="package", params=["short", pytest.param("long", marks=pytest.mark.nightly)])

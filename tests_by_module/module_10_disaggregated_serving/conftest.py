@@ -37,8 +37,7 @@ ABORTS, ASKED_AT_ONCE = 24, 4
 @pytest.fixture(scope="package")
 def client(run: Run) -> Equipment:
     """Where loads are sent from: the inventory's client, or the frontend's node where there is none."""
-    roles = (*run.inventory.with_role("client"), *run.inventory.with_role("frontend"))
-    return run.equipment()[roles[0].name]
+    return run.equipment()[run.inventory.load_node.name]
 
 
 @pytest.fixture(scope="package")
