@@ -40,7 +40,7 @@ def test_events_come_in_order(departure_by_sigterm, evidence):
     )
 
 
-@pytest.mark.check("M04-04", by_hand="kill -TERM -- -PGID; etcdctl watch --prefix v1/instances/", causes=[21])
+@pytest.mark.check("M04-04", by_hand="kill -TERM PID; etcdctl watch --prefix v1/instances/", causes=[21])
 def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure):
     """After SIGTERM a worker's key is gone at once, long before its lease would expire, and the worker ends with 0."""
     departure, exit_status = departure_by_sigterm

@@ -107,7 +107,7 @@ def test_prefixes_are_found_on_other_nodes(
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M06-11", by_hand="kill -TERM -- -PGID; send its prompt again", causes=[21, 22])
+@pytest.mark.check("M06-11", by_hand="kill -TERM PID; send its prompt again", causes=[21, 22])
 def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: Traces):
     """After a worker left by SIGTERM its blocks are not predicted any more, and its prompts are answered by others."""
     size = traces.block_size

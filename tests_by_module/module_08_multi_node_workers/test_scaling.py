@@ -30,7 +30,7 @@ def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measu
     measure.judge()
 
 
-@pytest.mark.check("M08-05", by_hand="kill -TERM -- -PGID of one of two workers under load", causes=[21])
+@pytest.mark.check("M08-05", by_hand="kill -TERM PID of one of two workers under load", causes=[21])
 def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure, evidence):
     """Scale-in by SIGTERM under load: what the worker has begun it ends, and nothing new is sent to it."""
     leaves = scaled.signalled.at_s

@@ -1,8 +1,7 @@
-"""Decode stalls for longer than prefill keeps KV for it. Last of the module: its workers stay as they are made here."""
+"""Decode stalls, for less and for longer than prefill keeps KV. Last of the module: its workers stay as made here."""
 
-import json
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +16,7 @@ from fixtures.outcomes import BringUpFailed
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from fixtures.services.dynamo import Worker
+from fixtures.services.kv_lease import kv_lease
 from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Oracle, longest_tokens
 from fixtures.serving.exact import oracle as make_oracle
 from fixtures.serving.model_files import ModelFiles
@@ -29,15 +29,64 @@ STALL_CHECK = "M10-12"
 LEASE_S, PROMPTS_IN_CACHE = 3, 12
 # decode's process says nothing meanwhile, and must stay registered all the same
 DECODE_LEASE_TTL_S = 120
+# a pause of the node's, not an outage: shorter than the lease that decode's registration has, too
+SHORT_STALL_S = 3
 GIVEN_BACK_WITHIN_S, SERVES_WITHIN_S, HUNG_AFTER_S = 60, 60, 120
 LATE = "long"
+
+
+@pytest.fixture(scope="module")
+def third(run: Run, sides: Sides, files: ModelFiles) -> Oracle:
+    """Prompts of which prefill's cache holds so many."""
+    equipment = run.equipment()[sides.prefill.node.name]
+    return make_oracle(equipment, run.seed, ("third",), longest_tokens(equipment, files) // PROMPTS_IN_CACHE)
+
+
+def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float = 0) -> tuple[list[list[Answer]], int]:
+    """What becomes of prompts that prefill has computed while decode is stopped, and how many leases expired.
+
+    Each crowd is sent when prefill has computed the ones before it; decode goes on `pause_s` after the last. Raises
+    AssertionError when prefill has no room for them.
+    """
+    endpoint, before, sent, tokens = sides.deployment.endpoint, sides.counted()["prefill"], [], 0
+    deadline = Deadline(GIVEN_BACK_WITHIN_S, "prefill to have room for all prompts")
+
+    def computed() -> tuple[bool | None, object]:
+        now = sides.count_of(sides.prefill) - before
+        return now.tokens >= tokens or None, f"{now.tokens:g} of {tokens} tokens, {now.expired:g} leases expired"
+
+    with ThreadPoolExecutor(sum(map(len, crowds))) as pool:
+        with in_place(Stopped(sides.decode)):
+            for crowd in crowds:
+                sent.append(
+                    [pool.submit(ask, endpoint, p, max_tokens=ANSWER_TOKENS, timeout_s=HUNG_AFTER_S) for p in crowd]
+                )
+                tokens += sum(len(prompt.ids) for prompt in crowd)
+                try:
+                    wait_until(computed, deadline, every_s=0.2)
+                except deadline.Exceeded as error:
+                    raise AssertionError(f"KV that nobody fetched is kept: {error}") from None
+            Deadline(pause_s, "decode to be still").pause(pause_s)
+        answers = [[each.result() for each in crowd] for crowd in sent]
+    return answers, int((sides.count_of(sides.prefill) - before).expired)
+
+
+@pytest.mark.check("M10-14", by_hand="kill -STOP decode for 3 s; its answers; prefill's log", causes=[37])
+def test_a_stall_shorter_than_the_lease_loses_nothing(sides: Sides, third: Oracle, measure, evidence):
+    """Decode stands still for a few seconds: what prefill computed meanwhile is kept for it, and answers are right."""
+    prompts = third.prompts["third"]
+    [answers], expired = while_decode_stalls(sides, prompts, pause_s=SHORT_STALL_S)
+    differences = third.differences("third", dict(zip((p.name for p in prompts), answers, strict=True)))
+    evidence.table("answers", HEADERS, third.rows("third", differences))
+    measure("leases_expired", expired, n=len(prompts))
+    measure("margin_nats", differences.margin_nats, n=len(prompts))
+    measure.judge()
 
 
 @dataclass(frozen=True)
 class Stall:
     """`late`: the answer to a prompt whose KV decode did not fetch in time. `others` took its place in the cache."""
 
-    oracle: Oracle
     late: Answer
     others: Sequence[Answer]
     expired: int
@@ -49,66 +98,31 @@ class Stall:
 
 
 @pytest.fixture(scope="module")
-def stall(run: Run, sides: Sides, files: ModelFiles) -> Stall:
+def stall(run: Run, sides: Sides, files: ModelFiles, third: Oracle) -> Stall:
     """Raises BringUpFailed, also when prefill keeps KV that nobody fetches."""
-    try:
-        return _stall(run, sides, files)
-    except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
-        raise BringUpFailed(STALL_CHECK, str(error)) from None
-
-
-def _stall(run: Run, sides: Sides, files: ModelFiles) -> Stall:
-    equipment = run.equipment()[sides.prefill.node.name]
-    longest = longest_tokens(equipment, files)
-    oracle = make_oracle(equipment, run.seed, ("third",), longest // PROMPTS_IN_CACHE)
-    prompts = {prompt.name: prompt for prompt in oracle.prompts["third"]}
+    prompts = {prompt.name: prompt for prompt in third.prompts["third"]}
     late = prompts.pop(LATE)
     plain = files.tokenizer().plain_ids
     others = [
         Prompt(f"other {n}", [plain[(7 * k + 31 * n + run.seed) % len(plain)] for k in range(len(late.ids))], ())
         for n in range(PROMPTS_IN_CACHE + 2)
     ]
-    _restart(sides, longest)
-    endpoint = sides.deployment.endpoint
-    before = sides.counted()["prefill"]
-
-    def sent(prompt: Prompt) -> Future[Answer]:
-        return pool.submit(ask, endpoint, prompt, max_tokens=ANSWER_TOKENS, timeout_s=HUNG_AFTER_S)
-
-    def computed(tokens: int) -> None:
-        def look() -> tuple[bool | None, object]:
-            now = sides.count_of(sides.prefill) - before
-            return now.tokens >= tokens or None, f"{now.tokens:g} of {tokens} tokens, {now.expired:g} leases expired"
-
-        deadline = Deadline(GIVEN_BACK_WITHIN_S, "prefill to have room for more prompts than its cache holds")
-        try:
-            wait_until(look, deadline, every_s=0.2)
-        except deadline.Exceeded as error:
-            raise AssertionError(f"KV that nobody fetched is kept: {error}") from None
-
-    with ThreadPoolExecutor(len(others) + 1) as pool:
-        with in_place(Stopped(sides.decode)):
-            waiting = sent(late)
-            computed(len(late.ids))
-            crowd = [sent(each) for each in others]
-            computed(len(late.ids) * (1 + len(others)))
-        answers = waiting.result(), [each.result() for each in crowd]
-    expired = int((sides.count_of(sides.prefill) - before).expired)
-    return Stall(oracle, *answers, expired, ask_all(endpoint, prompts.values(), max_tokens=ANSWER_TOKENS))
+    try:
+        _restart(sides, longest_tokens(run.equipment()[sides.prefill.node.name], files))
+        [[of_late], of_others], expired = while_decode_stalls(sides, [late], others)
+        afterwards = ask_all(sides.deployment.endpoint, prompts.values(), max_tokens=ANSWER_TOKENS)
+    except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
+        raise BringUpFailed(STALL_CHECK, str(error)) from None
+    return Stall(of_late, of_others, expired, afterwards)
 
 
 def _restart(sides: Sides, longest: int) -> None:
     """Prefill with a short lease and few blocks, decode with a long registration."""
     shared = sides.deployment.settings
     block_size = sides.prefill.runtime.spec.settings.block_size or 16
-    words = sides.prefill.argv()
-    transfer = json.loads(words[words.index("--kv-transfer-config") + 1])
-    transfer["kv_connector_extra_config"] = {"kv_lease_duration": LEASE_S}
     few = ("--num-gpu-blocks-override", str(longest // block_size + 4))
-    # of two, the later one counts
     sides.prefill.settings = shared.but(
-        extra_env=sides.prefill.settings.extra_env,
-        worker_args=(*few, "--kv-transfer-config", json.dumps(transfer)),
+        extra_env=sides.prefill.settings.extra_env, worker_args=(*few, *kv_lease(sides.prefill, LEASE_S))
     )
     sides.decode.settings = sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
 
@@ -126,11 +140,11 @@ def _restart(sides: Sides, longest: int) -> None:
 @pytest.mark.check(
     "M10-12", by_hand="kill -STOP decode under load; vllm:nixl_num_kv_expired_reqs_total of prefill", causes=[37]
 )
-def test_kv_that_nobody_fetches_is_given_back(stall: Stall, measure, evidence):
+def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, measure, evidence):
     """Decode stalls for longer than KV is kept: prefill has room for others, none hangs, later answers are right."""
     evidence.note("what became of the others", "\n".join(each.describe() for each in stall.others))
-    differences = stall.oracle.differences("third", stall.afterwards)
-    evidence.table("answers afterwards", HEADERS, stall.oracle.rows("third", differences))
+    differences = third.differences("third", stall.afterwards)
+    evidence.table("answers afterwards", HEADERS, third.rows("third", differences))
     asked = 1 + len(stall.others)
     measure("leases_expired", stall.expired, n=asked)
     measure("hung_requests", len(stall.hung), n=asked)
@@ -145,12 +159,12 @@ def test_kv_that_nobody_fetches_is_given_back(stall: Stall, measure, evidence):
     reason="decode fetches KV whose lease is over (vLLM 0.31), also when it was given to others, and answers 200 from "
     "it; prefill writes into its log at most. A kv_lease_duration longer than any wait for decode keeps the KV",
 )
-def test_an_answer_from_expired_kv_is_none(stall: Stall, measure, evidence):
+def test_an_answer_from_expired_kv_is_none(stall: Stall, third: Oracle, measure, evidence):
     """A prompt whose KV was given to others meanwhile is answered rightly or with an error, and never wrongly."""
     evidence.note("what the client saw", stall.late.describe())
     if stall.late.ok:
-        differences = stall.oracle.differences("third", {LATE: stall.late})
-        evidence.table("the answer", HEADERS, stall.oracle.rows("third", differences))
+        differences = third.differences("third", {LATE: stall.late})
+        evidence.table("the answer", HEADERS, third.rows("third", differences))
         measure("margin_nats", differences.margin_nats)
         measure("logprob_error_nats", differences.logprob_error_nats)
     assert stall.expired, "no lease expired: nothing was shown"
