@@ -12,12 +12,13 @@ from fixtures.deployments import placement
 from fixtures.deployments.deployment import Equipment
 from fixtures.load.plan import plan
 from fixtures.load.runner import outcomes, run_load
-from fixtures.measure.baseline import RunSet, load, store
+from fixtures.measure.baseline import RunSet, load
 from fixtures.measure.request import LEFT
 from fixtures.nodes import Node
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.outcomes import BringUpFailed
 from fixtures.probes.probe import interface_of, links
+from fixtures.pytest_fixtures import profile_of
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from fixtures.services.ucx import net_devices
@@ -25,7 +26,7 @@ from fixtures.serving.exact import ANSWER_TOKENS, Oracle
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
 from fixtures.serving.replicas import replicas, serving_nodes
-from fixtures.serving.sets import MeasuredSet, measured_set, path_of, target_of_replicas
+from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, path_of
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 
 APART_CHECK = "M10-01"
@@ -35,34 +36,32 @@ ABORTS, ASKED_AT_ONCE = 24, 4
 
 
 @pytest.fixture(scope="package")
-def client(run: Run) -> Equipment:
-    """Where loads are sent from: the inventory's client, or the frontend's node where there is none."""
-    return run.equipment()[run.inventory.load_node.name]
-
-
-@pytest.fixture(scope="package")
 def files(run: Run) -> ModelFiles:
     return model_files(run.equipment()[serving_nodes(run.inventory.nodes)[0]])
 
 
-@pytest.fixture(scope="package", params=["short", pytest.param("long", marks=pytest.mark.nightly)])
-def profile(request: pytest.FixtureRequest, run: Run) -> str:
-    """The profile of workloads: the first that the inventory names, for the night the last."""
-    return run.inventory.cluster.dynamo_workloads[0 if request.param == "short" else -1]
+@pytest.fixture(scope="package")
+def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> dict[str, RunSet]:
+    """By profile, what module 09 has kept in this run; where it did not run, measured now.
+
+    All that this session needs, at once: later the servers of a baseline would share the nodes with `sides`.
+    """
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    cases = sorted({call["profile"] for call in calls if "profile" in call}, reverse=True)
+    wanted = list(dict.fromkeys(profile_of(case, run.inventory) for case in cases))
+    if absent := [profile for profile in wanted if not path_of(run.report_dir, profile).exists()]:
+        on = serving_nodes(run.inventory.nodes)
+        name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
+        about = {"equipment": run.equipment()[on[0]], "facts": run.facts(), "folder": run.report_dir}
+        with replicas(run.equipment(), on, name, run.sabotage) as servers:
+            for profile in absent:
+                measured_baseline(servers, client, profile, **about)
+    return {profile: run.sabotage.baseline(load(path_of(run.report_dir, profile))) for profile in wanted}
 
 
 @pytest.fixture(scope="package")
-def baseline(run: Run, client: Equipment, files: ModelFiles, profile: str) -> RunSet:
-    """What module 09 has stored in this run; where it did not run, measured now, before anything else is started."""
-    path = path_of(run.report_dir, profile)
-    if not path.exists():
-        on = serving_nodes(run.inventory.nodes)
-        name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
-        with replicas(run.equipment(), on, name, run.sabotage) as servers:
-            target, equipment = target_of_replicas(servers, client), run.equipment()[on[0]]
-            made = measured_set("baseline", target, profile, equipment=equipment, files=files, facts=run.facts())
-        store(made.runs, path)
-    return run.sabotage.baseline(load(path))
+def baseline(baselines: dict[str, RunSet], profile: str) -> RunSet:
+    return baselines[profile]
 
 
 @pytest.fixture(scope="package")
