@@ -32,6 +32,9 @@ from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 APART_CHECK = "M10-01"
 # UCX then says in the workers' logs which way it takes
 UCX_TELLS = (("UCX_PROTO_INFO", "y"), ("UCX_LOG_LEVEL", "info"))
+# how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
+# and nothing is shown of KV
+TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
 ABORTS, ASKED_AT_ONCE = 24, 4
 
 
@@ -78,7 +81,7 @@ def sides(run: Run) -> Iterator[Sides]:
     )
     sabotage = run.sabotage.own("apart")
     try:
-        with run.own_deployment("apart", placed=placed, sabotage=sabotage) as deployment:
+        with run.own_deployment("apart", placed=placed, sabotage=sabotage, extra_env=(TAKEN_WITHIN,)) as deployment:
             found = {
                 kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             }

@@ -102,11 +102,11 @@ def stall(run: Run, sides: Sides, files: ModelFiles, third: Oracle) -> Stall:
     """Raises BringUpFailed, also when prefill keeps KV that nobody fetches."""
     prompts = {prompt.name: prompt for prompt in third.prompts["third"]}
     late = prompts.pop(LATE)
-    plain = files.tokenizer().plain_ids
-    others = [
-        Prompt(f"other {n}", [plain[(7 * k + 31 * n + run.seed) % len(plain)] for k in range(len(late.ids))], ())
-        for n in range(PROMPTS_IN_CACHE + 2)
-    ]
+    plain, length = files.tokenizer().plain_ids, len(late.ids)
+    others = []
+    for n in range(PROMPTS_IN_CACHE + 2):
+        content = [plain[(7 * k + 31 * n + run.seed) % len(plain)] for k in range(length)]
+        others.append(Prompt(f"other {n}", content, tuple(content)))
     try:
         _restart(sides, longest_tokens(run.equipment()[sides.prefill.node.name], files))
         [[of_late], of_others], expired = while_decode_stalls(sides, [late], others)
