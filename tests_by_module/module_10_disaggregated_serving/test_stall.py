@@ -8,7 +8,6 @@ import pytest
 
 from fixtures.clients.answer import Answer
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import in_parallel
 from fixtures.faults import Stopped, in_place
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.oracle.prompts import Prompt
@@ -24,15 +23,36 @@ from tests_by_module.module_10_disaggregated_serving.sides import Sides
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.destructive]
 
-STALL_CHECK = "M10-12"
+STALL_CHECK, SHORT_CHECK = "M10-12", "M10-14"
 # vLLM's own is 30 s; prefill's cache has room for the longest prompt, which is so many of those that are sent here
 LEASE_S, PROMPTS_IN_CACHE = 3, 12
 # decode's process says nothing meanwhile, and must stay registered all the same
 DECODE_LEASE_TTL_S = 120
-# a pause of the node's, not an outage: shorter than the lease that decode's registration has, too
+# a pause of the node's, not an outage
 SHORT_STALL_S = 3
 GIVEN_BACK_WITHIN_S, SERVES_WITHIN_S, HUNG_AFTER_S = 60, 60, 120
 LATE = "long"
+
+
+def _restarted(sides: Sides, worker: Worker) -> None:
+    """Raises AssertionError, DeadlineExceeded, ServiceFailed."""
+    registered = sides.registered(worker)
+    if worker.is_alive():
+        worker.kill()
+    worker.start(Deadline(worker.runtime.spec.settings.ready_within_s, f"{worker.name} to be ready again"))
+    sides.wait_until_back(worker, registered)
+    sides.deployment.wait_until_serving(Deadline(SERVES_WITHIN_S, "a first completion of both sides"))
+
+
+@pytest.fixture(scope="module")
+def patient(sides: Sides) -> Sides:
+    """`sides`, of which decode stays registered while it says nothing. Raises BringUpFailed."""
+    sides.decode.settings = sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
+    try:
+        _restarted(sides, sides.decode)
+    except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
+        raise BringUpFailed(SHORT_CHECK, str(error)) from None
+    return sides
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +92,10 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
 
 
 @pytest.mark.check("M10-14", by_hand="kill -STOP decode for 3 s; its answers; prefill's log", causes=[37])
-def test_a_stall_shorter_than_the_lease_loses_nothing(sides: Sides, third: Oracle, measure, evidence):
+def test_a_stall_shorter_than_the_lease_loses_nothing(patient: Sides, third: Oracle, measure, evidence):
     """Decode stands still for a few seconds: what prefill computed meanwhile is kept for it, and answers are right."""
     prompts = third.prompts["third"]
-    [answers], expired = while_decode_stalls(sides, prompts, pause_s=SHORT_STALL_S)
+    [answers], expired = while_decode_stalls(patient, prompts, pause_s=SHORT_STALL_S)
     differences = third.differences("third", dict(zip((p.name for p in prompts), answers, strict=True)))
     evidence.table("answers", HEADERS, third.rows("third", differences))
     measure("leases_expired", expired, n=len(prompts))
@@ -98,7 +118,7 @@ class Stall:
 
 
 @pytest.fixture(scope="module")
-def stall(run: Run, sides: Sides, files: ModelFiles, third: Oracle) -> Stall:
+def stall(run: Run, sides: Sides, patient: Sides, files: ModelFiles, third: Oracle) -> Stall:
     """Raises BringUpFailed, also when prefill keeps KV that nobody fetches."""
     prompts = {prompt.name: prompt for prompt in third.prompts["third"]}
     late = prompts.pop(LATE)
@@ -107,34 +127,18 @@ def stall(run: Run, sides: Sides, files: ModelFiles, third: Oracle) -> Stall:
     for n in range(PROMPTS_IN_CACHE + 2):
         content = [plain[(7 * k + 31 * n + run.seed) % len(plain)] for k in range(length)]
         others.append(Prompt(f"other {n}", content, tuple(content)))
+    # a short lease, and few blocks
+    block_size = sides.prefill.runtime.spec.settings.block_size or 16
+    longest = longest_tokens(run.equipment()[sides.prefill.node.name], files)
+    few = ("--num-gpu-blocks-override", str(longest // block_size + 4))
+    sides.prefill.settings = sides.prefill.settings.but(worker_args=(*few, *kv_lease(sides.prefill, LEASE_S)))
     try:
-        _restart(sides, longest_tokens(run.equipment()[sides.prefill.node.name], files))
+        _restarted(sides, sides.prefill)
         [[of_late], of_others], expired = while_decode_stalls(sides, [late], others)
         afterwards = ask_all(sides.deployment.endpoint, prompts.values(), max_tokens=ANSWER_TOKENS)
     except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
         raise BringUpFailed(STALL_CHECK, str(error)) from None
     return Stall(of_late, of_others, expired, afterwards)
-
-
-def _restart(sides: Sides, longest: int) -> None:
-    """Prefill with a short lease and few blocks, decode with a long registration."""
-    shared = sides.deployment.settings
-    block_size = sides.prefill.runtime.spec.settings.block_size or 16
-    few = ("--num-gpu-blocks-override", str(longest // block_size + 4))
-    sides.prefill.settings = shared.but(
-        extra_env=sides.prefill.settings.extra_env, worker_args=(*few, *kv_lease(sides.prefill, LEASE_S))
-    )
-    sides.decode.settings = sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
-
-    def again(worker: Worker) -> None:
-        registered = sides.registered(worker)
-        if worker.is_alive():
-            worker.kill()
-        worker.start(Deadline(worker.runtime.spec.settings.ready_within_s, f"{worker.name} to be ready again"))
-        sides.wait_until_back(worker, registered)
-
-    in_parallel(again, list(sides.both.values()))
-    sides.deployment.wait_until_serving(Deadline(SERVES_WITHIN_S, "a first completion of both sides"))
 
 
 @pytest.mark.check(
