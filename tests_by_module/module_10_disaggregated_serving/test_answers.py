@@ -27,25 +27,30 @@ def whole(differences: Differences) -> None:
     causes=[49, 54],
 )
 def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
-    """One worker prefills and one decodes, each registered as such, on its node, with the same files of the model."""
+    """One worker prefills and one decodes, each registered as such, on its node, with the same model and blocks."""
     dialect = sides.deployment.settings.dialect
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
-    wrong, rows, identities = [], [], set()
+    wrong, rows, identities, block_sizes = [], [], set(), set()
     for kind, worker in sides.both.items():
         files = model_files(run.equipment()[worker.node.name], worker.model_path)
         identities.add(files.identity)
         found = registered.get(worker.system_url)
         component = found.component if found else "not registered"
-        rows.append([kind, worker.node.name, component, found and found.hex_id, files.identity[:12]])
+        card = (found and found.card) or {}
+        block_sizes.add(card.get("kv_cache_block_size"))
+        told = (found and found.hex_id, files.identity[:12], card.get("kv_cache_block_size"))
+        rows.append([kind, worker.node.name, component, *told])
         if component != dialect.worker_component[kind]:
             wrong.append(f"the {kind} worker on {worker.node.name} is {component}")
-    evidence.table("workers", ["type", "node", "component", "instance", "model's files"], rows)
+    evidence.table("workers", ["type", "node", "component", "instance", "model's files", "block"], rows)
     expected = {kind: name for name, kinds in apart(run.inventory.nodes).types.items() for kind in kinds}
     wrong += [
         f"{k} is on {w.node.name}, not on {expected[k]}" for k, w in sides.both.items() if w.node.name != expected[k]
     ]
     assert not wrong, "; ".join(wrong)
     assert len(identities) == 1, f"prefill and decode do not serve the same files of the model: {rows}"
+    same = len(block_sizes) == 1 and None not in block_sizes
+    assert same, f"prefill and decode do not tell KV blocks of the same size, in tokens: {rows}"
 
 
 @pytest.mark.check(
