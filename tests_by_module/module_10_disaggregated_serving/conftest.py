@@ -35,6 +35,8 @@ UCX_TELLS = (("UCX_PROTO_INFO", "y"), ("UCX_LOG_LEVEL", "info"))
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
 TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
+# of answers that nobody waits for: they would take minutes
+LEFT_TOKENS = (2000, 2000)
 ABORTS, ASKED_AT_ONCE = 24, 4
 
 
@@ -131,7 +133,7 @@ class Crowd:
 def crowd(run: Run, sides: Sides, oracle: Oracle) -> Crowd:
     """The second prompts, amid clients that leave after two chunks of a long answer."""
     endpoint = sides.deployment.endpoint
-    leaving = plan(run.seed + 3, ABORTS, (64, 512), (400, 400), leave_after_chunks=2)
+    leaving = plan(run.seed + 3, ABORTS, (64, 512), LEFT_TOKENS, leave_after_chunks=2)
     with ThreadPoolExecutor(1) as aside:
         load_ = aside.submit(run_load, endpoint, leaving, concurrency=ASKED_AT_ONCE, within_s=120)
         answers = ask_all(endpoint, oracle.prompts["second"], max_tokens=ANSWER_TOKENS, at_once=ASKED_AT_ONCE)
