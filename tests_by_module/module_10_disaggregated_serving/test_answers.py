@@ -124,8 +124,8 @@ def test_clients_that_left_leave_nothing_behind(sides: Sides, crowd: Crowd, orac
     with suppress(deadline.Exceeded):  # then there is no measurement of the side that is not
         wait_until(look, deadline, every_s=0.5)
     evidence.table("what is left", ["side", "at the end"], list(left.items()))
-    for name in sides.both:
-        measure(f"{name}_idle_after_s", idle_after_s.get(name), n=crowd.left)
+    measure("prefill_idle_after_s", idle_after_s.get("prefill"), n=crowd.left)
+    measure("decode_idle_after_s", idle_after_s.get("decode"), n=crowd.left)
     late = [f"{name}: {left[name]}" for name in sides.both if name not in idle_after_s]
     assert not late, f"{IDLE_WITHIN_S} s after {crowd.left} clients left: {', '.join(late)}"
     measure.judge()
