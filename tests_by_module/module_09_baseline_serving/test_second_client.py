@@ -1,0 +1,46 @@
+"""The figures of the baseline are the servers' and not our client's: another client sees the same."""
+
+from math import nan
+from statistics import mean
+
+import pytest
+
+from fixtures.deployments.deployment import Equipment
+from fixtures.load.workloads import parts
+from fixtures.run import Run
+from fixtures.services.vllm_server import VllmServer
+from fixtures.serving.model_files import model_files
+from fixtures.serving.sets import target_of_replicas
+from fixtures.serving.two_clients import AIPERF, OURS, in_turns
+
+pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
+
+WORKLOAD = "mixed"
+
+
+@pytest.mark.check("M09-07", by_hand="aiperf profile --streaming with two --url, and --custom-dataset-type inputs-json")
+def test_aiperf_sees_what_our_client_sees(
+    run: Run, servers: list[VllmServer], client: Equipment, profile: str, measure, evidence
+):
+    """AIPerf, given the same requests in turns with our client, completes them with the same tokens, as fast."""
+    part = parts(profile, WORKLOAD)[-1]  # the longest prompts at the highest load
+    aiperf = run.tool("aiperf", client.node)
+    files = model_files(run.equipment()[servers[0].node.name])
+    seen = list(in_turns(target_of_replicas(servers, client), part, aiperf, files.texts, run.sabotage))
+    evidence.table(
+        f"{part.point}, in turns",
+        ["figure", *(each.client for each in seen)],
+        [(name, *(f"{each.figures.get(name, nan):.4g}" for each in seen)) for name in seen[-1].figures],
+    )
+    wrong = [sentence for each in seen for sentence in each.wrong()]
+    assert not wrong, f"{len(wrong)} requests: {'; '.join(wrong[:5])}"
+
+    def ratio(name: str) -> float:
+        theirs, ours = (mean(each.figures[name] for each in seen if each.client == who) for who in (AIPERF, OURS))
+        return theirs / ours
+
+    count = sum(len(each.asked) for each in seen)
+    measure("aiperf_ttft_p50_of_ours", ratio("ttft_ms_p50"), n=count)
+    measure("aiperf_itl_p50_of_ours", ratio("itl_ms_p50"), n=count)
+    measure("aiperf_throughput_of_ours", ratio("output_tokens_per_s"), n=count)
+    measure.judge()
