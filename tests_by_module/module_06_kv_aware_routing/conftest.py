@@ -51,7 +51,8 @@ def kv_router(run: Run, deployment: Deployment, inventory: Inventory) -> Traces:
                 f"{advertised}, which replaces the frontend's: start workers without --router-mode",
             )
     traces = Traces(block_size_of(workers), run.seed, run.run_id)
-    first = send(deployment, traces.tokens(2 * traces.block_size), traces.block_size)
+    # of less than a block: an event of it would reach the index when others are waited for
+    first = send(deployment, traces.tokens(traces.block_size // 2), traces.block_size)
     if first.error or first.predicted is None:
         raise BringUpFailed(
             KV_ROUTER_CHECK,
