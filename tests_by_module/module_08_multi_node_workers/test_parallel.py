@@ -53,7 +53,7 @@ def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **size
         worker.planned = rank.engine
     try:
         for worker in workers:
-            worker.launch()
+            run.sabotage.joining(worker).launch()
         deadline = Deadline(SERVES_WITHIN_S, f"{len(workers)} ranks to register as one worker")
         yield deployment.wait_until_registered(workers[0], deadline).instance_id
     finally:
