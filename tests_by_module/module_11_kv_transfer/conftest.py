@@ -55,6 +55,12 @@ def connected(near: Side, far: Side, inventory: Inventory) -> Pair:
     return pair
 
 
+def on_gpu(ends: Pair) -> Pair:
+    pair = Pair(ends.near, ends.far, ends.size, kind="VRAM")
+    pair.connect()
+    return pair
+
+
 @pytest.fixture(scope="package")
 def neighbours(sides: list[Side], inventory: Inventory) -> Pair:
     """Two processes of one node."""
@@ -73,6 +79,31 @@ def apart(sides: list[Side], inventory: Inventory) -> Pair:
 def pair(sides: list[Side], request: pytest.FixtureRequest) -> Pair:
     """Two ends as workers would be: on two nodes where the inventory has two, else on the one."""
     return request.getfixturevalue("apart" if len(sides) > 2 else "neighbours")
+
+
+@pytest.fixture(scope="package")
+def gpu_neighbours(neighbours: Pair) -> Pair:
+    """Two processes of one node, with memory of its GPU."""
+    return on_gpu(neighbours)
+
+
+@pytest.fixture(scope="package")
+def kv_neighbours(neighbours: Pair, inventory: Inventory, request: pytest.FixtureRequest) -> Pair:
+    """Two processes of one node, with memory of the kind that KV is in."""
+    on_gpu_there = inventory.kv_is_on_gpu(neighbours.near.node.name)
+    return request.getfixturevalue("gpu_neighbours") if on_gpu_there else neighbours
+
+
+@pytest.fixture(scope="package")
+def kv_apart(apart: Pair, inventory: Inventory) -> Pair:
+    """Processes of two nodes, with memory of the kind that KV is in on both."""
+    return on_gpu(apart) if all(inventory.kv_is_on_gpu(end.node.name) for end in (apart.near, apart.far)) else apart
+
+
+@pytest.fixture(scope="package")
+def kv_pair(sides: list[Side], request: pytest.FixtureRequest) -> Pair:
+    """As `pair`, with memory of the kind that KV is in."""
+    return request.getfixturevalue("kv_apart" if len(sides) > 2 else "kv_neighbours")
 
 
 @pytest.fixture(scope="package")

@@ -106,8 +106,8 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
 @pytest.mark.known_defect(
     issue="nixl, not reported",
     versions=">=1.4,<1.7",
-    reason="NIXL 1.3.2 and 1.4.1 refuse metadata that lacks its end, forget the peer that it is of, and refuse the whole "
-    "metadata ever after: who is told of a peer by a stream that was cut off reaches it again as a new process only",
+    reason="NIXL 1.3.2 and 1.4.1 refuse metadata that lacks its end, forget the peer that it is of, and refuse its whole "
+    "metadata ever after: who was told of a peer by a stream that was cut off reaches it again as a new process only",
 )
 def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, evidence) -> None:
     """A peer that is known is reached as before when metadata of it came without its end and was refused."""
@@ -125,6 +125,7 @@ def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, 
 
 @pytest.mark.check("M11-13")
 def test_memory_that_is_not_registered_is_refused(pair: Pair, evidence) -> None:
+    assert pair.move("WRITE", whole(BLOCK))["state"] == "DONE"  # else all of these would be refused for nothing
     pair.near.do("memory", label="unregistered", size=BLOCK, register=False)
     attempts = {
         "memory here that is not registered": lambda: pair.move("WRITE", whole(BLOCK), label="unregistered"),

@@ -5,7 +5,7 @@ import statistics
 import pytest
 
 from fixtures.inventory.model import Inventory
-from fixtures.kv_transfer.pair import LONG_S, Pair, whole
+from fixtures.kv_transfer.pair import COPIES, LONG_S, Pair, plain_copy, whole
 from fixtures.measure.kv_transfer import Judged, Link, Transfers, judge_transfers, netdev_link, rdma_link
 from fixtures.measure.measurement import Measurement
 from fixtures.outcomes import CouldNotLook
@@ -38,13 +38,13 @@ def slow(judged: dict[str, Judged], measured: list[Measurement]) -> str:
 
 @pytest.mark.check("M11-07")
 @pytest.mark.performance
-def test_transfers_on_one_node_are_not_far_below_a_plain_copy(neighbours: Pair, evidence, measure) -> None:
-    evidence.nodes(neighbours.near.node.name)
-    link = Link("host_copy", neighbours.copy_bytes_per_s(neighbours.size, TIMES), "a plain copy, just before")
-    moved = best(neighbours)
+def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pair, evidence, measure) -> None:
+    evidence.nodes(kv_neighbours.near.node.name)
+    link = plain_copy(kv_neighbours.near, kv_neighbours.size, on_gpu=kv_neighbours.kind == "VRAM")
+    moved = best(kv_neighbours)
     judged = {operation: judge_transfers(each, link) for operation, each in moved.items()}
     told(judged, evidence)
-    measure("plain_copy_gb_s", link.bytes_per_s / 1e9, n=TIMES)
+    measure("plain_copy_gb_s", link.bytes_per_s / 1e9, n=COPIES)
     measure("write_gb_s", moved["WRITE"].bytes / moved["WRITE"].seconds / 1e9, n=TIMES)
     measure("read_gb_s", moved["READ"].bytes / moved["READ"].seconds / 1e9, n=TIMES)
     over = [
@@ -59,15 +59,15 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(neighbours: Pair, 
 @pytest.mark.needs("multi_node")
 @pytest.mark.performance
 def test_transfers_between_nodes_are_not_far_below_their_link(
-    apart: Pair, inventory: Inventory, evidence, measure
+    kv_apart: Pair, inventory: Inventory, evidence, measure
 ) -> None:
-    evidence.nodes(apart.near.node.name, apart.far.node.name)
-    plain = Link("netdev", apart.tcp_bytes_per_s(apart.size, TIMES), "one plain TCP stream, just before")
+    evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
+    plain = Link("netdev", kv_apart.tcp_bytes_per_s(kv_apart.size, TIMES), "one plain TCP stream, just before")
     measure("plain_tcp_gb_s", plain.bytes_per_s / 1e9, n=TIMES)
-    said = said_speed(apart)
-    as_plain = judge_transfers(Transfers(apart.size, apart.size / plain.bytes_per_s, 1), said)
-    moved = best(apart)
-    link = rdma_ports(apart) if inventory.cluster.dynamo_kv_transport == "rdma" else plain
+    said = said_speed(kv_apart)
+    as_plain = judge_transfers(Transfers(kv_apart.size, kv_apart.size / plain.bytes_per_s, 1), said)
+    moved = best(kv_apart)
+    link = rdma_ports(kv_apart) if inventory.cluster.dynamo_kv_transport == "rdma" else plain
     judged = {operation: judge_transfers(each, link) for operation, each in moved.items()}
     judged["plain TCP"] = as_plain
     told(judged, evidence)
@@ -99,9 +99,9 @@ def rdma_ports(pair: Pair) -> Link:
 
 @pytest.mark.check("M11-15")
 @pytest.mark.performance
-def test_a_small_transfer_takes_little_more_than_its_way(pair: Pair, evidence, measure) -> None:
-    evidence.nodes(pair.near.node.name, pair.far.node.name)
-    for_all = {op: pair.move(op, whole(SMALL_BYTES), times=SMALL_TIMES)["took_s"] for op in ("WRITE", "READ")}
+def test_a_small_transfer_takes_little_more_than_its_way(kv_pair: Pair, evidence, measure) -> None:
+    evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
+    for_all = {op: kv_pair.move(op, whole(SMALL_BYTES), times=SMALL_TIMES)["took_s"] for op in ("WRITE", "READ")}
     measure("write_4kib_ms_min", 1000 * min(for_all["WRITE"]), n=SMALL_TIMES)
     measure("read_4kib_ms_min", 1000 * min(for_all["READ"]), n=SMALL_TIMES)
     measure("write_4kib_ms_p50", 1000 * statistics.median(for_all["WRITE"]), n=SMALL_TIMES)

@@ -17,18 +17,18 @@ pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.n
 @pytest.mark.check("M11-09", by_hand="UCX_PROTO_INFO=y UCX_LOG_LEVEL=info in the workers' environment; their logs")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_by_the_declared_transport(
-    operation: Operation, pair: Pair, run: Run, inventory: Inventory, evidence
+    operation: Operation, kv_pair: Pair, run: Run, inventory: Inventory, evidence
 ) -> None:
-    evidence.nodes(pair.near.node.name, pair.far.node.name)
-    (asked, told), carried = counted(run, pair, lambda: move(pair, operation))
-    ends = (pair.near, pair.far)
+    evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
+    (asked, told), carried = counted(run, kv_pair, lambda: move(kv_pair, operation))
+    ends = (kv_pair.near, kv_pair.far)
     seen = witness(
         expected_bytes=asked,
         counted_bytes=told,
         carried=carried,
         ucx=[parse(side.log()) for side in ends],
         loaded=[each for side in ends for each in loaded(carriers(side.node, [side.about["pid"]])["processes"])],
-        memory="host",
+        memory=kv_pair.memory,
     )
     evidence.note("Which way KV went", str(seen).replace("; ", "\n"))
     for side in ends:
@@ -41,13 +41,13 @@ def test_kv_goes_by_the_declared_transport(
 @pytest.mark.needs("multi_node")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_over_the_data_link(
-    operation: Operation, apart: Pair, run: Run, inventory: Inventory, evidence
+    operation: Operation, kv_apart: Pair, run: Run, inventory: Inventory, evidence
 ) -> None:
-    evidence.nodes(apart.near.node.name, apart.far.node.name)
-    (asked, _), kv = counted(run, apart, lambda: move(apart, operation))
+    evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
+    (asked, _), kv = counted(run, kv_apart, lambda: move(kv_apart, operation))
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
     found, rows = [], []
-    for counts, side in zip(kv, (apart.near, apart.far), strict=True):
+    for counts, side in zip(kv, (kv_apart.near, kv_apart.far), strict=True):
         meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side)}
         taken = counts.rdma if rdma else counts.netdevs
         shares = {name: count / asked for name, count in taken.items()}
