@@ -21,7 +21,7 @@ from fixtures.probes.probe import interface_of, links
 from fixtures.pytest_fixtures import profile_of
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
-from fixtures.services.ucx import net_devices
+from fixtures.services.ucx import UCX_TELLS, net_devices
 from fixtures.serving.exact import ANSWER_TOKENS, Oracle
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
@@ -30,8 +30,6 @@ from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, 
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 
 APART_CHECK = "M10-01"
-# UCX then says in the workers' logs which way it takes
-UCX_TELLS = (("UCX_PROTO_INFO", "y"), ("UCX_LOG_LEVEL", "info"))
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
 TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
@@ -77,7 +75,7 @@ def sides(run: Run) -> Iterator[Sides]:
     placed = replace(
         placed,
         worker_settings={
-            name: {"extra_env": (*UCX_TELLS, *_devices(run.nodes()[name], transport).items())}
+            name: {"extra_env": (*UCX_TELLS.items(), *_devices(run.nodes()[name], transport).items())}
             for name in placed.workers
         },
     )

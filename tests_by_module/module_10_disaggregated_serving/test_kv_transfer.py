@@ -117,6 +117,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> tu
         ucx=[parse(worker.log()) for worker in sides.both.values()],
         loaded=[each for state in after.values() for each in loaded(state["processes"])],
         memory="cuda" if all(map(run.inventory.kv_is_on_gpu, nodes)) else "host",
+        operation="get",  # vLLM's decode side reads
     )
     data = {name: _data_interface(run.inventory, nodes[name]) for name in nodes}
     on_data = max(each.netdevs.get(data[each.node], 0) for each in seen)

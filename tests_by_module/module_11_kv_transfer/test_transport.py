@@ -11,6 +11,7 @@ from fixtures.witness.ucx import parse
 from fixtures.witness.verdict import CARRIED, NOT_CARRIED, witness
 from tests_by_module.module_11_kv_transfer.looking import counted, data_interface, move
 
+UCX_OPERATION = {"READ": "get", "WRITE": "put"}
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.needs("kv_transport")]
 
 
@@ -29,6 +30,7 @@ def test_kv_goes_by_the_declared_transport(
         ucx=[parse(side.log()) for side in ends],
         loaded=[each for side in ends for each in loaded(carriers(side.node, [side.about["pid"]])["processes"])],
         memory=kv_pair.memory,
+        operation=UCX_OPERATION[operation],
     )
     evidence.note("Which way KV went", str(seen).replace("; ", "\n"))
     for side in ends:
