@@ -21,12 +21,13 @@ from fixtures.probes.probe import interface_of, links
 from fixtures.pytest_fixtures import profile_of
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
-from fixtures.services.ucx import UCX_TELLS, net_devices
+from fixtures.services.ucx import net_devices
 from fixtures.serving.exact import ANSWER_TOKENS, Oracle
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
 from fixtures.serving.replicas import replicas, serving_nodes
 from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, path_of
+from fixtures.witness.ucx import UCX_TELLS
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 
 APART_CHECK = "M10-01"

@@ -6,7 +6,15 @@ from fixtures.deadline import DeadlineExceeded
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import plain_copy
 from fixtures.kv_transfer.side import Refused, Side
-from fixtures.measure.kv_transfer import Link, judge_transfers, kv_bytes_per_token, netdev_link, rdma_link, unused_kv
+from fixtures.measure.kv_transfer import (
+    Link,
+    judge_transfers,
+    kv_bytes_per_token,
+    netdev_link,
+    rdma_link,
+    served_kv_dtype,
+    unused_kv,
+)
 from fixtures.nodes import Node, RemoteError
 from fixtures.oracle.ask import ask
 from fixtures.oracle.prompts import Prompt
@@ -38,8 +46,9 @@ HEADERS = (
 
 
 @pytest.fixture(scope="module")
-def bytes_per_token(files: ModelFiles) -> int:
-    return kv_bytes_per_token(files.config)
+def bytes_per_token(run: Run, sides: Sides, files: ModelFiles) -> int:
+    args = run.equipment()[sides.decode.node.name].runtime.spec.settings.args
+    return kv_bytes_per_token(files.config, served_kv_dtype(files.config, args))
 
 
 @pytest.mark.check(
