@@ -14,9 +14,9 @@ COMMON, VOWELS = "e", ["a", "e", "i", "o", "u"]
 # texts: among so many some have two vowels in one token
 STOPPED = 64
 MANY_TOKENS = 64
-# a model with random weights ends no text of its own accord: what the format leaves open is a choice of two words, and
-# white space
-FORMATTED_TOKENS = 512
+# a format leaves open how much white space there is and, of required tools, how many calls: a model with random weights
+# ends neither of its own accord, and does when each repetition makes a token less likely
+FORMATTED = {"max_tokens": 512, "temperature": 0, "frequency_penalty": 2}
 TOOL = {
     "type": "function",
     "function": {
@@ -160,7 +160,7 @@ def test_logprobs_are_given(endpoint: InferenceEndpoint):
 def test_response_format_is_kept(endpoint: InferenceEndpoint):
     """With a JSON schema as response format the text is JSON of that schema."""
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
-    answer = complete(endpoint, MESSAGES, max_tokens=FORMATTED_TOKENS, temperature=0, response_format=wanted)
+    answer = complete(endpoint, MESSAGES, response_format=wanted, **FORMATTED)
     assert answer.ok, answer.describe()
     try:
         parsed = json.loads(answer.text)
@@ -176,11 +176,17 @@ def test_required_tool_is_called(streamed: bool, endpoint: InferenceEndpoint):
     """With tool_choice required the tool is called with arguments that are JSON, and that is the finish reason."""
     question = [{"role": "user", "content": "What is the weather in Oslo?"}]
     send = stream if streamed else complete
-    answer = send(endpoint, question, max_tokens=FORMATTED_TOKENS, temperature=0, tools=[TOOL], tool_choice="required")
+    answer = send(endpoint, question, tools=[TOOL], tool_choice="required", **FORMATTED)
     assert answer.ok, answer.describe()
     parts = [choice.get("message") or choice.get("delta") or {} for p in answer.parts for choice in p["choices"]]
-    calls = [call["function"] for part in parts for call in part.get("tool_calls") or []]
-    assert any(call.get("name") == "weather" for call in calls), f"the tool was not called; the text is {answer.text!r}"
-    arguments = "".join(call.get("arguments") or "" for call in calls)
-    assert "city" in json.loads(arguments), f"the arguments {arguments!r} name no city"
+    calls: dict[int, list[dict[str, str]]] = {}
+    for part in parts:
+        for number, call in enumerate(part.get("tool_calls") or []):
+            calls.setdefault(call.get("index", number), []).append(call["function"])
+    assert calls, f"the tool was not called; the text is {answer.text!r}"
+    for pieces in calls.values():
+        names = [piece["name"] for piece in pieces if piece.get("name")]
+        assert names == ["weather"], f"the tool weather was offered, and called was {names}"
+        arguments = "".join(piece.get("arguments") or "" for piece in pieces)
+        assert "city" in json.loads(arguments), f"the arguments {arguments!r} name no city"
     assert answer.finish_reasons == ["tool_calls"], f"finish reasons {answer.finish_reasons}"
