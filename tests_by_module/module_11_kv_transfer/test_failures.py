@@ -80,7 +80,7 @@ def metadata_of(side: Side) -> bytes:
     return base64.b64decode(side.do("metadata")["metadata"])
 
 
-def refused(near: Side, metadata: bytes) -> str | None:
+def refusal_of(metadata: bytes, near: Side) -> str | None:
     """What `near` refused metadata with; None when it was taken."""
     return refusal(lambda: near.do("connect", metadata=base64.b64encode(metadata).decode()))
 
@@ -94,7 +94,7 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
         "half of it": good[: len(good) // 2],
         "all but its end": good[:-CUT_OFF],
     }
-    rows = [(what, refused(survivor, given)) for what, given in wrong.items()]
+    rows = [(what, refusal_of(given, survivor)) for what, given in wrong.items()]
     evidence.table("Wrong metadata", ("given", "refused with"), rows)
     taken = [what for what, error in rows if not error]
     assert not taken, f"metadata that is wrong was taken without an error: {', '.join(taken)}"
@@ -116,8 +116,8 @@ def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, 
     assert known.move("WRITE", whole(BLOCK))["state"] == "DONE"
     good = metadata_of(spare)
     write = lambda: known.move("WRITE", whole(BLOCK))  # noqa: E731
-    rows = [("metadata without its end", refused(survivor, good[:-CUT_OFF])), ("a transfer then", refusal(write))]
-    rows += [("the whole metadata once more", refused(survivor, good)), ("a transfer then", refusal(write))]
+    rows = [("metadata without its end", refusal_of(good[:-CUT_OFF], survivor)), ("a transfer then", refusal(write))]
+    rows += [("the whole metadata once more", refusal_of(good, survivor)), ("a transfer then", refusal(write))]
     evidence.table("A peer whose metadata was cut off", ("what", "refused with"), rows)
     lost = [f"{what}: {error}" for what, error in rows[1:] if error]
     assert not lost, f"the peer was known, and is not any more: {'; '.join(lost)}"
