@@ -96,6 +96,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.exitstatus != pytest.ExitCode.USAGE_ERROR:
         assert recorder.verdict is not None
         session.exitstatus = recorder.verdict.exit_status
+        point_latest(recorder.settings.report_dir)  # here already: whatever breaks after it, the newest run is this one
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
@@ -143,7 +144,6 @@ class LastWord:
             for text in recorder.usage_errors:
                 terminal.write_line(f"ERROR: {text}", red=True)
             return result
-        point_latest(folder)
         if terminal and recorder.verdict:
             green = recorder.verdict.word == "ACCEPTED"
             terminal.write_line(f"report: {folder / 'report.html'}")

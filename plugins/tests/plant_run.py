@@ -17,6 +17,8 @@ PARTS = ("conftest.py", "pyproject.toml", "fixtures", "plugins", "inventory", TE
 REPORT_PARTS = ("templates", "run.schema.json")
 # module 08 takes 300 s, a plant that lets every wait run out twice that; and the machine may be busy
 RUN_WITHIN_S = 900
+# characters of the output of a run without a record: why it has none stands at its end
+LAST_WORDS = 4000
 # what may only run where nobody else reaches it does so in a network namespace that has nothing but its loopback
 ALONE = ("unshare", "--map-root-user", "--net", sys.executable, "-c")
 LOOPBACK_UP = """
@@ -51,7 +53,7 @@ def copy_of_the_suite(target: Path) -> Path:
 def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_network: bool = False) -> PlantRun:
     """pytest as a child in the copy `suite`, on an inventory, or alone in a network on the one for that.
 
-    AssertionError with its output when it left no record.
+    AssertionError with the end of its output when it left no record.
     """
     command = [sys.executable, "-m", "pytest", "-q", *arguments, "--inventory"]
     if private_network:
@@ -71,7 +73,7 @@ def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_ne
         timeout=RUN_WITHIN_S,
     )
     path = latest / "run.json"
-    assert path.is_file(), f"pytest ended with {done.returncode} and left no record:\n{done.stdout}"
+    assert path.is_file(), f"pytest ended with {done.returncode} and left no record:\n{done.stdout[-LAST_WORDS:]}"
     return PlantRun(done.returncode, json.loads(path.read_text(encoding="utf-8")), done.stdout)
 
 
