@@ -178,13 +178,9 @@ def test_kv_moves_as_fast_as_its_link_allows(moved, run: Run, sides: Sides, inve
 
 def _copy(run: Run, node: Node) -> Link:
     """A copy within the memory that KV is in, on a node that has prefill and decode. Raises CouldNotLook."""
-    side = Side("copy", node, run.equipment()[node.name].runtime)
     try:
-        side.start()
-        try:
+        with Side("copy", node, run.equipment()[node.name].runtime) as side:
             return plain_copy(side, COPIED_BYTES, on_gpu=run.inventory.kv_is_on_gpu(node.name))
-        finally:
-            side.kill()
     except (Refused, RemoteError, DeadlineExceeded) as error:
         raise CouldNotLook(f"{node.name}: no plain copy to compare with: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -20,14 +21,13 @@ AGENTS_CHECK, METADATA_CHECK = "M11-01", "M11-02"
 MIB = 2**20
 
 
-def make_side(run: Run, name: str, node: str) -> Side:
-    """An end on that node, started. Raises Refused."""
+def end(run: Run, name: str, node: str) -> Side:
+    """An end on that node, not yet started."""
     equipment = run.equipment()[node]
     side = Side(name, equipment.node, equipment.runtime)
     interface = interface_of(side.node.spec.dynamo_data_address, links(side.node))
     side.env |= net_devices(side.node.spec, interface, run.inventory.cluster.dynamo_kv_transport)
     run.sabotage.kv_side(side)
-    side.start()
     return side
 
 
@@ -35,15 +35,13 @@ def make_side(run: Run, name: str, node: str) -> Side:
 def sides(run: Run, inventory: Inventory) -> Iterator[list[Side]]:
     """Two ends on the first node that runs workers with NIXL; one more there and one on the second, if there is one."""
     nodes = [spec.name for spec in inventory.with_role("worker") if NIXL in spec.dynamo_capabilities]
-    started: list[Side] = []
-    try:
-        for number, node in enumerate([nodes[0], nodes[0], *(nodes[:2] if len(nodes) > 1 else [])], 1):
-            started.append(make_side(run, f"kv-{number}", node))
-    except (Refused, RemoteError, DeadlineExceeded) as error:
-        raise BringUpFailed(AGENTS_CHECK, str(error)) from error
-    yield started
-    for side in started:
-        side.kill()
+    ends = enumerate([nodes[0], nodes[0], *(nodes[:2] if len(nodes) > 1 else [])], 1)
+    with ExitStack() as started:
+        try:
+            sides = [started.enter_context(end(run, f"kv-{number}", node)) for number, node in ends]
+        except (Refused, RemoteError, DeadlineExceeded) as error:
+            raise BringUpFailed(AGENTS_CHECK, str(error)) from error
+        yield sides
 
 
 def connected(near: Side, far: Side, inventory: Inventory) -> Pair:
@@ -123,14 +121,12 @@ def spares() -> Iterator[int]:
 @pytest.fixture
 def spare(run: Run, pair: Pair, spares: Iterator[int]) -> Iterator[Side]:
     """An end for a check to break, on the node of the pair's far end."""
-    side = make_side(run, f"kv-spare-{next(spares)}", pair.far.node.name)
-    yield side
-    side.kill()
+    with end(run, f"kv-spare-{next(spares)}", pair.far.node.name) as side:
+        yield side
 
 
 @pytest.fixture
 def survivor(run: Run, pair: Pair, spares: Iterator[int]) -> Iterator[Side]:
     """An end that is to outlive its peer, on the node of the pair's near end: no other check's, in case it does not."""
-    side = make_side(run, f"kv-spare-{next(spares)}", pair.near.node.name)
-    yield side
-    side.kill()
+    with end(run, f"kv-spare-{next(spares)}", pair.near.node.name) as side:
+        yield side
