@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ NAMESPACE = "by_hand"
 SERVICE = re.compile(r"/logs/(etcd|nats|frontend|worker-\d)\.log 2>&1 &$")
 PORT = re.compile(r"(?:127\.0\.0\.1:|--port |--http_port |--http-port |DYN_SYSTEM_PORT=)(\d+)")
 READY_WITHIN_S, ENDS_WITHIN_S = 60, 20
+SETTLED_S = 2
 # Dynamo takes no system port beyond 32767, and the suite itself gives out those from 20000 on
 PORTS = range(12_000, 20_000)
 # so many that each of two workers gets one
@@ -73,10 +75,31 @@ class ByHand:
             wait_until(lambda group=shell.pid: (None if _members(group) else True, _members(group)), deadline)
 
     def state(self) -> State:
-        numbers = [number for shell in self._shells for number in _members(shell.pid)]
-        processes = {number: (_stat(number)[19], Path(f"/proc/{number}/cmdline").read_text()) for number in numbers}
-        open_files = {number: len(os.listdir(f"/proc/{number}/fd")) for number in numbers}
-        return State(processes, open_files, self._keys())
+        processes = {
+            number: (_stat(number)[19], Path(f"/proc/{number}/cmdline").read_text()) for number in self._processes()
+        }
+        return State(processes, self.open_files(), self._keys())
+
+    def open_files(self) -> dict[int, int]:
+        """Of each process. Asks nobody, so that looking opens nothing."""
+        return {number: len(os.listdir(f"/proc/{number}/fd")) for number in self._processes()}
+
+    def settled(self) -> State:
+        """As soon as nobody has opened or closed a file for a while: what they needed to start is closed."""
+        seen, since = self.open_files(), time.monotonic()
+
+        def look() -> tuple[bool | None, object]:
+            nonlocal seen, since
+            now = self.open_files()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            return (True if time.monotonic() - since > SETTLED_S else None), now
+
+        wait_until(look, Deadline(READY_WITHIN_S, "open files to stay the same"), every_s=0.1)
+        return self.state()
+
+    def _processes(self) -> list[int]:
+        return [number for shell in self._shells for number in _members(shell.pid)]
 
     def served_by(self) -> set[int]:
         """Ids of the workers that answered some requests."""
