@@ -138,7 +138,7 @@ def inventory(tree: Path, installed: str) -> Callable[..., str]:
     return write
 
 
-def nothing_left(run_id: str, cache: Path = CACHE, within_s: float = 1) -> None:
+def nothing_left(run_id: str, cache: Path = CACHE, within_s: float = 10) -> None:
     wait_until(
         lambda: (True, "") if not left_behind(run_id, cache) else (None, left_behind(run_id, cache)),
         Deadline(within_s, f"nothing of {run_id} to be left"),

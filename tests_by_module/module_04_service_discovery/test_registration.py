@@ -123,7 +123,7 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
     assert listed == [deployment.settings.model_name], (
         f"the frontend of namespace {deployment.settings.namespace} lists {listed}: it serves another namespace's model"
     )
-    assert answer.status == 404, f"asked for the other namespace's model, the frontend answers {answer.describe()}"
+    assert answer.status == 404, f"asked for another namespace's model, the frontend answers {answer.describe()}"
 
 
 @pytest.mark.check("M04-12", by_hand="on each node: curl ETCD/health", causes=[27])

@@ -13,7 +13,6 @@ from fixtures.clients.nats import Message, connected
 from fixtures.clients.zmq_events import NobodyPublishes, zmq_kv_events
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.registry import event_channels
 from fixtures.outcomes import BringUpFailed
 from fixtures.run import Run
 from fixtures.services.dynamo import Frontend
@@ -59,12 +58,10 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
             run.own_deployment("zmq", workers=WORKERS, sabotage=run.sabotage, **planes)  # type: ignore[arg-type]
         )
         settings = deployment.settings
-        with deployment.etcd_client() as etcd:
-            channels = event_channels(etcd, settings.dialect, settings.namespace, "kv-events")
-        silent = {each.instance_id for each in deployment.registered_workers()} - {each.worker_id for each in channels}
-        if silent:
-            told = ", ".join(f"{each:x}" for each in silent)
-            raise BringUpFailed(PUBLISHERS_CHECK, f"no publisher of kv-events is in etcd for worker {told}")
+        try:
+            channels = deployment.event_channels("kv-events", Deadline(PUBLISHED_WITHIN_S, "each worker's publisher"))
+        except DeadlineExceeded as error:
+            raise BringUpFailed(PUBLISHERS_CHECK, str(error)) from None
         try:
             seen = stack.enter_context(zmq_kv_events(deployment.reach(each.address) for each in channels))
         except NobodyPublishes as error:

@@ -149,7 +149,9 @@ def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], 
 
     failed = [each.error for each in (*first, guessed) if each.error]
     assert not failed, f"{len(failed)} requests failed: {failed[0]}"
-    assert guessed.predicted == BLOCKS, f"a router without KV events does not guess: {guessed.told}"
+    assert guessed.predicted == BLOCKS, (
+        f"{' '.join(SETTINGS['ttl'])} has no effect: what was sent is not taken for cached, {guessed.told}"
+    )
     try:
         wait_until(look, Deadline((ASKED - 1) * ASKED_EVERY_S, "a guess to be forgotten"), every_s=ASKED_EVERY_S)
     except DeadlineExceeded as error:

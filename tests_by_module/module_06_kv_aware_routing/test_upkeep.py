@@ -131,19 +131,18 @@ def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deplo
         worker.kill()
         worker.launch()
 
-        def anew() -> tuple[RegisteredWorker | None, object]:
-            there = {each.instance_id: each for each in deployment.registered_workers()}
-            now = [
-                e for e in there.values() if e.system_url == worker.system_url and e.instance_id != former.instance_id
-            ]
-            gone = former.instance_id not in there
-            return (now[0] if now and gone else None), f"registered anew: {bool(now)}, former registration gone: {gone}"
+        def gone() -> tuple[bool | None, object]:
+            there = [each.instance_id for each in deployment.registered_workers()]
+            return (None if former.instance_id in there else True), "its registration is still there"
 
         ttl = deployment.settings.lease_ttl_s
         try:
-            restarted = wait_until(anew, Deadline(ttl + BEYOND_LEASE_S, f"the former self {former.hex_id} to go"))
+            wait_until(gone, Deadline(ttl + BEYOND_LEASE_S, f"the former self {former.hex_id} to go"))
         except DeadlineExceeded as error:
             raise AssertionError(f"the index is stale: {error}") from None
+        # only now: both tell the same address, by which a registration is found
+        anew = Deadline(READY_WITHIN_S, f"{worker.name} to register anew")
+        restarted = deployment.wait_until_registered(worker, anew)
 
         def answered() -> tuple[Routed | None, object]:
             answer = send(deployment, prompt, size, pinned_to=restarted.instance_id)
