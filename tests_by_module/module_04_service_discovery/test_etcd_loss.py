@@ -14,8 +14,13 @@ from fixtures.run import Run
 pytestmark = pytest.mark.needs("managed")
 
 BACK_WITHIN_S = 30
-# a restarted etcd elects itself leader after one to two seconds: the lease must be clearly longer
-LEASE_TTL_S = 6
+# what Dynamo asks for unless it is told otherwise
+DEFAULT_LEASE_TTL_S = 10
+# A frontend's reconnections to etcd wait for one another, and its lease's may be the last of them, 10 s after the loss
+# (M04-16). A lease is renewed when half of it is left: that half must be clearly longer.
+LEASE_TTL_S = 26
+# so long that a first reconnection, half a second after the loss, is refused; and a lease of that age is not fresh
+DOWN_S, AGE_S = 2, 2
 
 
 def ask(deployment: Deployment) -> str | None:
@@ -24,35 +29,69 @@ def ask(deployment: Deployment) -> str | None:
     return None if answer.ok else answer.describe()
 
 
+def lose_etcd(run: Run, deployment: Deployment, ttl_s: int, down_s: float, measure, evidence) -> None:
+    """SIGKILL etcd and start it again on its data `down_s` later: nothing is lost until a whole lease has passed.
+
+    Raises AssertionError with what was lost, CouldNotLook when etcd was away for as long as the lease.
+    """
+    registered = lambda: {worker.instance_id for worker in deployment.registered_workers()}  # noqa: E731
+    before, lost = registered(), time.monotonic()
+    assert before, "no worker was registered before: nothing could be lost"
+    deployment.etcd.kill()
+    down = Deadline(down_s, "etcd to be down")
+    during = [ask(deployment) for _ in range(3)]
+    down.pause(down_s)
+    run.sabotage.restarting(deployment.etcd)
+    deployment.etcd.start(Deadline(BACK_WITHIN_S, "etcd to be back"))
+    outage_s = time.monotonic() - lost
+    measure("etcd_outage_s", outage_s)
+    evidence.text("while etcd was away", "\n".join(str(each or "answered") for each in during))
+    if outage_s >= ttl_s:
+        raise CouldNotLook(f"etcd was away for {outage_s:.1f} s, longer than the lease of {ttl_s} s: another case")
+
+    def wrong() -> tuple[str | None, object]:
+        ended, after = [each.name for each in deployment.services if not each.is_alive()], registered()
+        told = f"etcd was away for only {outage_s:.1f} s of a lease of {ttl_s} s"
+        if ended:
+            return f"{told}, and {time.monotonic() - lost:.1f} s after its loss these have ended: {ended}", None
+        if after != before:
+            return f"{told}: registrations were lost, before {sorted(before)}, after {sorted(after)}", None
+        return None, None
+
+    # a lease that is not renewed after the return is gone by then, and so is the process that held it
+    settled = Deadline(ttl_s + 3, "a whole lease to pass since etcd is back")
+    try:
+        found = wait_until(wrong, settled, every_s=0.2)
+    except DeadlineExceeded:
+        found = None
+    assert not found, found
+    assert not any(during), f"requests failed while etcd was away: {[each for each in during if each]}"
+    late = ask(deployment)
+    assert late is None, f"after etcd's return a request failed: {late}"
+
+
 @pytest.mark.check("M04-09", by_hand="kill -KILL etcd, start it again on its data directory", causes=[16, 25])
 def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, evidence):
     """etcd killed and started again within the lease: requests go on, registrations and processes stay the same."""
     ttl = max(LEASE_TTL_S, run.inventory.cluster.dynamo_lease_ttl_s)
     with run.own_deployment("restart", lease_ttl_s=ttl) as deployment:
-        before = {worker.instance_id for worker in deployment.registered_workers()}
-        lost = time.monotonic()
-        deployment.etcd.kill()
-        during = [ask(deployment) for _ in range(3)]
-        run.sabotage.restarting(deployment.etcd)
-        deployment.etcd.start(Deadline(BACK_WITHIN_S, "etcd to be back"))
-        outage_s = time.monotonic() - lost
-        measure("etcd_outage_s", outage_s)
-        if outage_s >= ttl:
-            raise CouldNotLook(f"etcd was away for {outage_s:.1f} s, longer than the lease of {ttl} s: another case")
-        # a lease that is not renewed after the return would be gone by then, and so would the process that held it
-        settled = Deadline(ttl + 3, "a whole lease to pass since etcd is back")
-        settled.pause(settled.remaining_s)
-        after = {worker.instance_id for worker in deployment.registered_workers()}
-        ended = [service.name for service in deployment.services if not service.is_alive()]
-        late = ask(deployment)
-    evidence.text("while etcd was away", "\n".join(str(each or "answered") for each in during))
-    assert before, "no worker was registered before: nothing could be lost"
-    assert not ended, f"these ended although etcd was away for only {outage_s:.1f} s of a lease of {ttl} s: {ended}"
-    assert after == before, (
-        f"registered before: {sorted(before)}, after etcd's return: {sorted(after)}: registrations were lost"
-    )
-    assert not any(during), f"requests failed while etcd was away: {[each for each in during if each]}"
-    assert late is None, f"after etcd's return a request failed: {late}"
+        lose_etcd(run, deployment, ttl, 0, measure, evidence)
+
+
+@pytest.mark.check("M04-16", by_hand="kill -KILL etcd, start it again on its data 2 s later; ps", causes=[16, 25])
+@pytest.mark.known_defect(
+    issue="dynamo#3493",
+    versions=">=1.6,<1.7",
+    reason="a frontend whose first reconnection etcd refuses renews its lease after all of its watches, 10 s after the "
+    "loss: the default lease is over by then and it ends; a lease of 26 s (ETCD_LEASE_TTL) outlasts it",
+)
+def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, measure, evidence):
+    """etcd away for two seconds, with the lease that is Dynamo's default: nothing ends, and no registration is lost."""
+    name, ttl = "default-lease", DEFAULT_LEASE_TTL_S
+    own = run.sabotage.own(name)
+    with run.own_deployment(name, lease_ttl_s=ttl, router_mode="kv", sabotage=own) as deployment:
+        Deadline(AGE_S, "the lease to be no longer fresh, as most are at any moment").pause(AGE_S)
+        lose_etcd(run, deployment, ttl, DOWN_S, measure, evidence)
 
 
 @pytest.mark.check("M04-10", by_hand="kill -KILL etcd, wait longer than the lease, start all again", causes=[16])
