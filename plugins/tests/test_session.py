@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from fixtures.deadline import Deadline, wait_until
+from plugins.tests.conftest import CONFTEST
+
 MODULE = """
     import os
 
@@ -50,18 +53,35 @@ WAITS = """
 """
 
 
+# a runner tells its controller which check it begins: on a busy machine that comes long after the beginning
+HEARS = """
+import pathlib, pytest
+
+class Hears:
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logstart(self):
+        pathlib.Path("heard").touch()
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Hears())
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "xdist"])
 def test_an_interrupted_run_leaves_its_record(suite, number, args):
     suite.module(0, WAITS)
+    suite.pytester.makeconftest(CONFTEST + HEARS)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
     child = subprocess.Popen(command, cwd=suite.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def look() -> tuple[bool | None, object]:
+        there = [name for name in ("waiting", "heard") if (suite.path / name).exists()]
+        return (True if len(there) == 2 or child.poll() is not None else None), there
+
     try:
-        for _ in range(300):
-            if (suite.path / "waiting").exists() or child.poll() is not None:
-                break
-            with pytest.raises(subprocess.TimeoutExpired):
-                child.wait(0.1)
+        wait_until(look, Deadline(60, "a check to run, and its controller to know"))
         child.send_signal(number)
         output, _ = child.communicate(timeout=40)
     finally:
