@@ -138,9 +138,13 @@ def inventory(tree: Path, installed: str) -> Callable[..., str]:
     return write
 
 
-def nothing_left(run_id: str, cache: Path = CACHE, within_s: float = 10) -> None:
-    wait_until(
-        lambda: (True, "") if not left_behind(run_id, cache) else (None, left_behind(run_id, cache)),
-        Deadline(within_s, f"nothing of {run_id} to be left"),
-        every_s=0.3,
-    )
+def nothing_left(run_id: str, cache: Path = CACHE, *, killed: bool = False) -> None:
+    """All that a run had is gone: what is no process at once, unless it was `killed` and left it to the watchdog."""
+
+    def look() -> tuple[bool | None, object]:
+        left = left_behind(run_id, cache)
+        stays = [each for each in left if not each.startswith("process ")]
+        assert killed or not stays, stays
+        return (None if left else True), left
+
+    wait_until(look, Deadline(20, f"nothing of {run_id} to be left"), every_s=0.3)

@@ -148,7 +148,7 @@ def test_nothing_is_left_when_pytest_is_killed(start):
     assert any("etcd" in line for line in left_behind(run_id))  # the look sees what it must see gone
     child.process.kill()
     child.process.wait()
-    nothing_left(run_id, within_s=20)
+    nothing_left(run_id, killed=True)
 
 
 def test_ctrl_c_leaves_the_record_and_nothing_else(start):

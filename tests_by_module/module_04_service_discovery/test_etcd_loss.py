@@ -1,6 +1,8 @@
 """etcd goes away and comes back."""
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
@@ -21,51 +23,48 @@ DEFAULT_LEASE_TTL_S = 10
 LEASE_TTL_S = 26
 # so long that a first reconnection, half a second after the loss, is refused; and a lease of that age is not fresh
 DOWN_S, AGE_S = 2, 2
+ANSWERED_WITHIN_S = 2
 
 
-def ask(deployment: Deployment) -> str | None:
+def ask(deployment: Deployment, timeout_s: float = 10) -> str | None:
     """None when one more request is answered, else what came instead."""
-    answer = complete(deployment.endpoint, f"while etcd is away: {uuid4()}", max_tokens=1, timeout_s=10)
+    answer = complete(deployment.endpoint, f"while etcd is away: {uuid4()}", max_tokens=1, timeout_s=timeout_s)
     return None if answer.ok else answer.describe()
 
 
-def lose_etcd(run: Run, deployment: Deployment, ttl_s: int, down_s: float, measure, evidence) -> None:
-    """SIGKILL etcd and start it again on its data `down_s` later: nothing is lost until a whole lease has passed.
+def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure, evidence) -> None:
+    """SIGKILL etcd and start it again on its data after `down_s`: nothing is lost until a whole lease has passed.
 
     Raises AssertionError with what was lost, CouldNotLook when etcd was away for as long as the lease.
     """
+    ttl_s = deployment.settings.lease_ttl_s
     registered = lambda: {worker.instance_id for worker in deployment.registered_workers()}  # noqa: E731
     before, lost = registered(), time.monotonic()
-    assert before, "no worker was registered before: nothing could be lost"
+    if not before:
+        raise CouldNotLook("no worker is registered: nothing could be lost")
     deployment.etcd.kill()
-    down = Deadline(down_s, "etcd to be down")
-    during = [ask(deployment) for _ in range(3)]
+    down = Deadline(down_s, "etcd to be started again")
+    during = [ask(deployment, ANSWERED_WITHIN_S) for _ in range(3)]
     down.pause(down_s)
     run.sabotage.restarting(deployment.etcd)
     deployment.etcd.start(Deadline(BACK_WITHIN_S, "etcd to be back"))
     outage_s = time.monotonic() - lost
     measure("etcd_outage_s", outage_s)
     evidence.text("while etcd was away", "\n".join(str(each or "answered") for each in during))
+    assert not any(during), f"requests failed while etcd was away: {[each for each in during if each]}"
     if outage_s >= ttl_s:
         raise CouldNotLook(f"etcd was away for {outage_s:.1f} s, longer than the lease of {ttl_s} s: another case")
 
-    def wrong() -> tuple[str | None, object]:
-        ended, after = [each.name for each in deployment.services if not each.is_alive()], registered()
+    def look() -> tuple[None, object]:
+        after, ended = registered(), [each.name for each in deployment.services if not each.is_alive()]
         told = f"etcd was away for only {outage_s:.1f} s of a lease of {ttl_s} s"
-        if ended:
-            return f"{told}, and {time.monotonic() - lost:.1f} s after its loss these have ended: {ended}", None
-        if after != before:
-            return f"{told}: registrations were lost, before {sorted(before)}, after {sorted(after)}", None
+        assert after == before, f"{told}: registrations were lost, before {sorted(before)}, after {sorted(after)}"
+        assert not ended, f"{told}, and {time.monotonic() - lost:.1f} s after its loss these have ended: {ended}"
         return None, None
 
     # a lease that is not renewed after the return is gone by then, and so is the process that held it
-    settled = Deadline(ttl_s + 3, "a whole lease to pass since etcd is back")
-    try:
-        found = wait_until(wrong, settled, every_s=0.2)
-    except DeadlineExceeded:
-        found = None
-    assert not found, found
-    assert not any(during), f"requests failed while etcd was away: {[each for each in during if each]}"
+    with suppress(DeadlineExceeded):
+        wait_until(look, Deadline(ttl_s + 3, "a whole lease to pass since etcd is back"), every_s=0.2)
     late = ask(deployment)
     assert late is None, f"after etcd's return a request failed: {late}"
 
@@ -75,7 +74,18 @@ def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, eviden
     """etcd killed and started again within the lease: requests go on, registrations and processes stay the same."""
     ttl = max(LEASE_TTL_S, run.inventory.cluster.dynamo_lease_ttl_s)
     with run.own_deployment("restart", lease_ttl_s=ttl) as deployment:
-        lose_etcd(run, deployment, ttl, 0, measure, evidence)
+        lose_etcd(run, deployment, 0, measure, evidence)
+
+
+@pytest.fixture
+def default_lease(run: Run) -> Iterator[Deployment]:
+    """A deployment with the lease that Dynamo asks for unless it is told otherwise, no longer fresh."""
+    own = run.sabotage.own("default-lease")
+    with run.own_deployment(
+        "default-lease", lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv", sabotage=own
+    ) as deployment:
+        Deadline(AGE_S, "the lease to age").pause(AGE_S)
+        yield deployment
 
 
 @pytest.mark.check("M04-16", by_hand="kill -KILL etcd, start it again on its data 2 s later; ps", causes=[16, 25])
@@ -85,13 +95,9 @@ def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, eviden
     reason="a frontend whose first reconnection etcd refuses renews its lease after all of its watches, 10 s after the "
     "loss: the default lease is over by then and it ends; a lease of 26 s (ETCD_LEASE_TTL) outlasts it",
 )
-def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, measure, evidence):
-    """etcd away for two seconds, with the lease that is Dynamo's default: nothing ends, and no registration is lost."""
-    name, ttl = "default-lease", DEFAULT_LEASE_TTL_S
-    own = run.sabotage.own(name)
-    with run.own_deployment(name, lease_ttl_s=ttl, router_mode="kv", sabotage=own) as deployment:
-        Deadline(AGE_S, "the lease to be no longer fresh, as most are at any moment").pause(AGE_S)
-        lose_etcd(run, deployment, ttl, DOWN_S, measure, evidence)
+def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, default_lease: Deployment, measure, evidence):
+    """etcd is started again 2 s after its loss, with Dynamo's default lease: nothing ends, no registration is lost."""
+    lose_etcd(run, default_lease, DOWN_S, measure, evidence)
 
 
 @pytest.mark.check("M04-10", by_hand="kill -KILL etcd, wait longer than the lease, start all again", causes=[16])

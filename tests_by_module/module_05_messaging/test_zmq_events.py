@@ -59,7 +59,7 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
         )
         settings = deployment.settings
         try:
-            channels = deployment.event_channels("kv-events", Deadline(PUBLISHED_WITHIN_S, "each worker's publisher"))
+            channels = deployment.event_channels("kv-events", PUBLISHED_WITHIN_S)
         except DeadlineExceeded as error:
             raise BringUpFailed(PUBLISHERS_CHECK, str(error)) from None
         try:
