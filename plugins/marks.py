@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ MARKERS = {
     "known failures (fixtures/catalogue.yaml) that look like its failure",
     "needs(*capabilities, role=None)": f"what must be there, else it is not covered: {', '.join(ALL_CAPABILITIES)}; "
     "asked of the nodes that have the role, or of all",
-    "known_defect(issue, versions, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the check",
+    "known_defect(issue, versions, shows, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the "
+    "check with a text in which the regular expression `shows` is found; any other failure rejects",
     "single_node": "derived: does not need a second node",
     "multi_node": "derived from needs('multi_node')",
     "gpu": "derived from needs('gpu')",
@@ -28,6 +30,7 @@ MARKERS = {
     "performance": "measures speed: alone on its nodes",
     "destructive": "breaks something on purpose: alone on its nodes",
 }
+DEFECT = ("issue", "versions", "shows", "reason")
 DERIVED = ("multi_node", "gpu", "rdma", "real_engine")
 
 
@@ -47,7 +50,7 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
     marker = item.get_closest_marker(name)
     if marker is None:
         return None
-    names = {"check": ("id", "by_hand", "causes"), "known_defect": ("issue", "versions", "reason")}[name]
+    names = {"check": ("id", "by_hand", "causes"), "known_defect": DEFECT}[name]
     given = dict(zip(names, marker.args, strict=False)) | marker.kwargs
     if len(marker.args) > len(names) or set(given) - set(names):
         raise ValueError(f"{name} takes {', '.join(names)}")
@@ -108,7 +111,7 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
     if unknown := sorted(needed - set(ALL_CAPABILITIES)):
         found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(ALL_CAPABILITIES)}")
     if defect is not None:
-        missing = [key for key in ("issue", "versions", "reason") if not isinstance(defect.get(key), str)]
+        missing = [key for key in DEFECT if not isinstance(defect.get(key), str)]
         if missing:
             found.append(f"known_defect: {', '.join(missing)} is missing or no text")
         else:
@@ -116,4 +119,8 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
                 SpecifierSet(defect["versions"])
             except InvalidSpecifier:
                 found.append(f"known_defect: versions {defect['versions']!r} is no PEP 440 specifier, such as '<1.7'")
+            try:
+                re.compile(defect["shows"])
+            except re.error as error:
+                found.append(f"known_defect: shows {defect['shows']!r} is no regular expression: {error}")
     return found

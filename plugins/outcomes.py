@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -58,7 +59,10 @@ def pytest_runtest_makereport(
         if report.when == "teardown":
             outcome, reason = "error", f"tear-down: {reason}"
         if outcome == "failed" and state.missing is None and (defect := _known_defect(item)):
-            outcome, reason = "known_defect", f"{defect['issue']}: {defect['reason']} — seen now: {reason}"
+            if re.search(defect["shows"], reason):
+                outcome, reason = "known_defect", f"{defect['issue']}: {defect['reason']} — seen now: {reason}"
+            else:
+                reason += f" — not the known defect {defect['issue']}, which says {defect['shows']!r}"
         if state.outcome in ("passed", "not_covered", "blocked_by_hardware", "known_defect"):
             state.outcome, state.reason = outcome, reason
         _show(report, outcome, reason)

@@ -52,15 +52,15 @@ ROWS = """
     def test_could_not_look(): raise RemoteError("node a: connection lost")
 
     @pytest.mark.check("M00-10")
-    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", reason="loses it")
-    def test_defect(): assert 0, "seen"
+    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", shows="lost: [1-9]", reason="loses it")
+    def test_defect(): assert 0, "lost: 3"
 
     @pytest.mark.check("M00-11")
-    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", reason="loses it")
+    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", shows="lost", reason="loses it")
     def test_defect_gone(): pass
 
     @pytest.mark.check("M00-12")
-    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.6", reason="loses it")
+    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.6", shows="seen", reason="loses it")
     def test_defect_of_another_version(): assert 0, "seen"
 
     @pytest.mark.check("M00-13")
@@ -85,6 +85,10 @@ ROWS = """
     @pytest.mark.check("M00-17")
     @pytest.mark.xfail(reason="not mine", strict=False)
     def test_own_xfail(): assert 0
+
+    @pytest.mark.check("M00-18")
+    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", shows="lost: [1-9]", reason="loses it")
+    def test_not_the_known_failure(): assert 0, "lost: 0, and nothing was sent"
 """
 
 EXPECTED = {
@@ -106,6 +110,7 @@ EXPECTED = {
     "M00-15": ("not_covered", "no node of the inventory has the role 'prefill'"),
     "M00-16": ("error", "tear-down: RuntimeError: would not stop"),
     "M00-17": ("error", "not the capability plugin: not mine"),
+    "M00-18": ("failed", "and nothing was sent — not the known defect dynamo#1, which says 'lost: [1-9]'"),
 }
 
 
@@ -124,7 +129,7 @@ def test_every_row_of_the_table(suite, args):
     assert result.ret == 1
     assert record["verdict"] == "REJECTED"
     assert result.outlines[-1] == (
-        "REJECTED (profile fake): 3 passed, 5 failed, 7 errors, 2 not covered, 1 blocked by hardware, 1 known defect"
+        "REJECTED (profile fake): 3 passed, 6 failed, 7 errors, 2 not covered, 1 blocked by hardware, 1 known defect"
     )
     assert any(line.startswith("M00-04 not declared: real_engine") for line in result.outlines)
 
@@ -158,8 +163,8 @@ def test_a_known_defect_and_a_hardware_limit_do_not_reject(suite):
         @pytest.mark.check("M00-02")
         def test_hardware(): raise BlockedByHardware("too big")
         @pytest.mark.check("M00-03")
-        @pytest.mark.known_defect(issue="dynamo#1", versions=">=1.6", reason="loses it")
-        def test_defect(): assert 0
+        @pytest.mark.known_defect(issue="dynamo#1", versions=">=1.6", shows="it is lost", reason="loses it")
+        def test_defect(): assert 0, "it is lost"
         """,
     )
     result = suite.run()

@@ -48,7 +48,7 @@ TESTS = f"""
     def test_big(): raise BlockedByHardware("671 GB of weights > 2 x 128 GB")
 
     @pytest.mark.check("M00-06")
-    @pytest.mark.known_defect(issue="dynamo#3493", versions="<1.7", reason="a worker that lost its lease stays away")
+    @pytest.mark.known_defect(issue="dynamo#3493", versions="<1.7", shows="no worker", reason="it stays away")
     def test_back(): assert 0, "no worker after 30 s"
 
     @pytest.mark.check("M00-07")

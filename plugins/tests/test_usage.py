@@ -67,7 +67,7 @@ WRONG_MARKS = """
     def test_unknown(): pass
 
     @pytest.mark.check("M00-04")
-    @pytest.mark.known_defect(issue="x", versions="all", reason="y")
+    @pytest.mark.known_defect(issue="x", versions="all", shows="(", reason="y")
     def test_versions(): pass
 
     @pytest.mark.check("M00-05")
@@ -87,7 +87,8 @@ def test_wrong_markers_are_all_told(suite, args):
         "causes: 9999 not in fixtures/catalogue.yaml",
         "needs: unknown capability gpuu; known are",
         "versions 'all' is no PEP 440 specifier",
-        "known_defect: issue, reason is missing",
+        "shows '(' is no regular expression",
+        "known_defect: issue, shows, reason is missing",
     ):
         assert message in text, message
 

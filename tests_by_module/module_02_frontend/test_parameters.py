@@ -65,6 +65,7 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
 @pytest.mark.known_defect(
     issue="dynamo PR#14848",
     versions=">=1.6,<1.7",
+    shows="texts hold a stop sequence",
     reason="of several stop sequences in one token's text the first of the list ends it, not the earliest of the text",
 )
 def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEndpoint):

@@ -20,6 +20,7 @@ SLOW_MBIT_PER_S = 2
 HANGS = pytest.mark.known_defect(
     issue="dynamo#7545",
     versions=">=1.6,<1.7",
+    shows=r"(hung_requests|streams_end_after_loss_s) = \d",
     reason="a stream from a worker that falls silent never ends unless DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS is set",
 )
 
@@ -201,6 +202,7 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
 @pytest.mark.known_defect(
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
+    shows="ended after the partition",
     reason="a worker that learns at the end of a partition that its lease is lost ends; a supervisor must start it",
 )
 def test_parted_worker_registers_anew_by_itself(long_partition: Loss):

@@ -106,6 +106,7 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
 @pytest.mark.known_defect(
     issue="nixl, not reported",
     versions=">=1.4,<1.7",
+    shows="the peer was known, and is not any more",
     reason="NIXL 1.3.2 and 1.4.1 refuse metadata that lacks its end, forget the peer that it is of, and refuse it whole"
     " ever after: who was told of a peer by a stream that was cut off reaches it again as a new process only",
 )
