@@ -62,7 +62,7 @@ def pytest_runtest_makereport(
             if re.search(defect["shows"], reason):
                 outcome, reason = "known_defect", f"{defect['issue']}: {defect['reason']} — seen now: {reason}"
             else:
-                reason += f" — not the known defect {defect['issue']}, which says {defect['shows']!r}"
+                reason += f" — not the known defect {defect['issue']}, which says: {defect['shows']}"
         if state.outcome in ("passed", "not_covered", "blocked_by_hardware", "known_defect"):
             state.outcome, state.reason = outcome, reason
         _show(report, outcome, reason)

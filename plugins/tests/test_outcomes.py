@@ -110,7 +110,7 @@ EXPECTED = {
     "M00-15": ("not_covered", "no node of the inventory has the role 'prefill'"),
     "M00-16": ("error", "tear-down: RuntimeError: would not stop"),
     "M00-17": ("error", "not the capability plugin: not mine"),
-    "M00-18": ("failed", "and nothing was sent — not the known defect dynamo#1, which says 'lost: [1-9]'"),
+    "M00-18": ("failed", "and nothing was sent — not the known defect dynamo#1, which says: lost: [1-9]"),
 }
 
 
