@@ -44,8 +44,9 @@ class ByHand:
 
     def __init__(self, transcript: str, run_id: str, folder: Path) -> None:
         text = "\n".join(line for line in transcript.splitlines() if SERVICE.search(line))
+        free = _free_ports()
         for port in dict.fromkeys(PORT.findall(text)):
-            text = re.sub(rf"\b{port}\b", str(_free_port()), text)
+            text = re.sub(rf"\b{port}\b", str(next(free)), text)
         (workdir,) = set(re.findall(r"(?m)^cd (\S+) &&", text))
         text = text.replace(workdir, str(folder)).replace(f"acc_{run_id.replace('-', '_').lower()}", NAMESPACE)
         assert run_id not in text and run_id.lower() not in text, text
@@ -124,12 +125,12 @@ class ByHand:
         return (True if len(workers) == 2 else None), f"{len(workers)} workers serve"
 
 
-def _free_port() -> int:
+def _free_ports() -> Iterator[int]:
+    """Each port once."""
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise OSError(f"no port of {PORTS} is free")
+                yield port
 
 
 def _stat(number: int) -> list[str]:
