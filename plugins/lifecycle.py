@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
+from fixtures.deadline import Deadline, wait_until
 from plugins.keys import RUN, SETTINGS, Settings, settings_of
 
 ALONE = ("destructive", "performance")
+INTERRUPTS = (signal.SIGTERM, signal.SIGINT)
 RUNNER_RECORD = "runner-{}.json"
+# longer than an engine takes to end, of which a run may have to end several
+TORN_DOWN_WITHIN_S = 300
 EMPTY = {"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "transcript": [], "timeline": []}
 
 
@@ -21,14 +26,23 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _interrupt_once(*_: object) -> None:
+    """Of an xdist runner, which the terminal's Ctrl-C, the controller and xdist may each interrupt."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def pytest_configure(config: pytest.Config) -> None:
     settings = settings_of(config)
     if settings is None:
         return
-    # An xdist runner is interrupted by the controller, or by the terminal's Ctrl-C; both arrive as SIGINT.
-    previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
+    interrupt = _interrupt if settings.writes else _interrupt_once
+    previous = {s: signal.signal(s, interrupt) for s in INTERRUPTS}
     config.add_cleanup(lambda: [signal.signal(s, handler) for s, handler in previous.items()])
-    if not settings.distributing:
+    if settings.distributing:
+        config.pluginmanager.register(Runners(settings), "acceptance-runners")
+    else:
         config.stash[RUN] = config.hook.pytest_acceptance_run(config=config, settings=settings)
         config.add_cleanup(lambda: _close_left_over(config))
 
@@ -50,7 +64,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C during the tear-down must not leave processes on the nodes."""
-    previous = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGTERM, signal.SIGINT)}
+    previous = {s: signal.signal(s, signal.SIG_IGN) for s in INTERRUPTS}
     try:
         yield
     finally:
@@ -87,6 +101,42 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if settings is not None and not settings.writes:
         record = close_run(session.config)
         (settings.report_dir / RUNNER_RECORD.format(settings.runner)).write_text(json.dumps(record), encoding="utf-8")
+
+
+class Runners:
+    """Of the xdist controller: the runners that are up. Interrupted, they get the time that their tear-down takes:
+
+    xdist would kill them 10 s after it told them to end, and the first 5 are those of the check that runs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._up: dict[str, Any] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        self._up[node.gateway.id] = node.gateway._io.popen
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._up.pop(node.gateway.id, None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        with _uninterrupted():
+            for process in self._up.values():
+                os.kill(process.pid, signal.SIGINT)
+            deadline = Deadline(TORN_DOWN_WITHIN_S, "the runners to tear down")
+            with suppress(deadline.Exceeded):  # the record that is missing tells it
+                wait_until(self._torn_down, deadline)
+
+    def _torn_down(self) -> tuple[bool | None, object]:
+        left = [
+            runner
+            for runner, process in self._up.items()
+            if process.poll() is None and not (self._settings.report_dir / RUNNER_RECORD.format(runner)).is_file()
+        ]
+        return (None if left else True), left
 
 
 def collect_records(config: pytest.Config, settings: Settings, runners: list[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The session as a whole: xdist, interruption, selection, overrides, plants, and hostile plugins."""
 
+import os
 import re
 import signal
 import subprocess
@@ -68,13 +69,12 @@ def pytest_configure(config):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "xdist"])
-def test_an_interrupted_run_leaves_its_record(suite, number, args):
-    suite.module(0, WAITS)
+def interrupted(suite, interrupt, *args):
+    """A run whose check waits and is interrupted: its exit status and output."""
     suite.pytester.makeconftest(CONFTEST + HEARS)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
-    child = subprocess.Popen(command, cwd=suite.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    child = subprocess.Popen(command, cwd=suite.path, start_new_session=True, **pipes)
 
     def look() -> tuple[bool | None, object]:
         there = [name for name in ("waiting", "heard") if (suite.path / name).exists()]
@@ -82,11 +82,19 @@ def test_an_interrupted_run_leaves_its_record(suite, number, args):
 
     try:
         wait_until(look, Deadline(60, "a check to run, and its controller to know"))
-        child.send_signal(number)
-        output, _ = child.communicate(timeout=40)
+        interrupt(child)
+        output, _ = child.communicate(timeout=60)
     finally:
         child.kill()
-    assert child.returncode == 2, output
+    return child.returncode, output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_an_interrupted_run_leaves_its_record(suite, number, args):
+    suite.module(0, WAITS)
+    status, output = interrupted(suite, lambda child: child.send_signal(number), *args)
+    assert status == 2, output
     record = suite.record()
     assert record["verdict"] == "INCOMPLETE" and record["incomplete"][0] == "interrupted"
     assert [(check["id"], check["reason"]) for check in record["checks"]] == [("M00-01", "interrupted before it ended")]
@@ -97,6 +105,25 @@ def test_an_interrupted_run_leaves_its_record(suite, number, args):
     assert record["nodes"][0]["facts"] == {"cpu": "2"}  # the Run's own record, so it was asked and closed
     assert re.match(r"INCOMPLETE \(profile fake\): 0 passed", output.strip().splitlines()[-1])
     assert (suite.latest / "report.html").is_file()
+
+
+SLOW_TEAR_DOWN = """
+    @pytest.fixture(autouse=True)
+    def deployment():
+        import pathlib, time
+        yield
+        time.sleep(11)
+        pathlib.Path("torn-down").touch()
+"""
+
+
+@pytest.mark.parametrize("interrupt", [os.killpg, os.kill], ids=["ctrl-c", "controller-alone"])
+def test_interrupted_runners_have_the_time_that_their_tear_down_takes(suite, interrupt):
+    """Longer than the 10 s after which xdist kills them."""
+    suite.module(0, SLOW_TEAR_DOWN + WAITS)
+    status, _ = interrupted(suite, lambda child: interrupt(child.pid, signal.SIGINT), "-n", "2")
+    assert (status, suite.record()["verdict"], suite.record()["tear_down_errors"]) == (2, "INCOMPLETE", [])
+    assert (suite.path / "torn-down").exists()
 
 
 def test_a_site_overrides_single_thresholds(suite):
