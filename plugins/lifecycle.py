@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +14,6 @@ from fixtures.deadline import Deadline, wait_until
 from plugins.keys import RUN, SETTINGS, Settings, settings_of
 
 ALONE = ("destructive", "performance")
-INTERRUPTS = (signal.SIGTERM, signal.SIGINT)
 RUNNER_RECORD = "runner-{}.json"
 # longer than an engine takes to end, of which a run may have to end several
 TORN_DOWN_WITHIN_S = 300
@@ -26,22 +24,36 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _interrupt_once(*_: object) -> None:
-    """Of an xdist runner, which the terminal's Ctrl-C, the controller and xdist may each interrupt."""
-    for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _handle_interrupts(handler: Any) -> dict[int, Any]:
+    """Returns the handlers until now."""
+    return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+class Runner:
+    """Of an xdist runner, which the terminal's Ctrl-C, the controller and xdist may each interrupt: once, and not when
+    its session ends by itself."""
+
+    def interrupt(self, *_: object) -> None:
+        _handle_interrupts(signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        _handle_interrupts(signal.SIG_IGN)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     settings = settings_of(config)
     if settings is None:
         return
-    interrupt = _interrupt if settings.writes else _interrupt_once
-    previous = {s: signal.signal(s, interrupt) for s in INTERRUPTS}
+    interrupt = _interrupt
+    if not settings.writes:
+        config.pluginmanager.register(runner := Runner(), "acceptance-runner")
+        interrupt = runner.interrupt
+    previous = _handle_interrupts(interrupt)
     config.add_cleanup(lambda: [signal.signal(s, handler) for s, handler in previous.items()])
     if settings.distributing:
-        config.pluginmanager.register(Runners(settings), "acceptance-runners")
+        config.pluginmanager.register(Runners(), "acceptance-runners")
     else:
         config.stash[RUN] = config.hook.pytest_acceptance_run(config=config, settings=settings)
         config.add_cleanup(lambda: _close_left_over(config))
@@ -64,7 +76,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C during the tear-down must not leave processes on the nodes."""
-    previous = {s: signal.signal(s, signal.SIG_IGN) for s in INTERRUPTS}
+    previous = _handle_interrupts(signal.SIG_IGN)
     try:
         yield
     finally:
@@ -109,34 +121,33 @@ class Runners:
     xdist would kill them 10 s after it told them to end, and the first 5 are those of the check that runs.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self) -> None:
         self._up: dict[str, Any] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
-        self._up[node.gateway.id] = node.gateway._io.popen
+        self._up[node.gateway.id] = node
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         self._up.pop(node.gateway.id, None)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not (left := self._left()):
+            return
+        terminal = session.config.pluginmanager.getplugin("terminalreporter")
+        terminal.write_line(f"{' and '.join(left)} tear down; that may take up to {TORN_DOWN_WITHIN_S} s")
         with _uninterrupted():
-            for process in self._up.values():
-                os.kill(process.pid, signal.SIGINT)
+            for runner in left:
+                self._up[runner].gateway._io.popen.send_signal(signal.SIGINT)
             deadline = Deadline(TORN_DOWN_WITHIN_S, "the runners to tear down")
             with suppress(deadline.Exceeded):  # the record that is missing tells it
-                wait_until(self._torn_down, deadline)
+                wait_until(lambda: (None if self._left() else True, self._left()), deadline)
 
-    def _torn_down(self) -> tuple[bool | None, object]:
-        left = [
-            runner
-            for runner, process in self._up.items()
-            if process.poll() is None and not (self._settings.report_dir / RUNNER_RECORD.format(runner)).is_file()
-        ]
-        return (None if left else True), left
+    def _left(self) -> list[str]:
+        """Whose session has not ended, as xdist hears of it also while this process waits."""
+        return [runner for runner, node in self._up.items() if not node._down]
 
 
 def collect_records(config: pytest.Config, settings: Settings, runners: list[str]) -> dict[str, Any]:
