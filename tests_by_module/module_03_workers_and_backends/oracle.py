@@ -32,10 +32,14 @@ class Compared:
 
 
 def judged(run: Run, deployment: Deployment, spec: RuntimeSpec) -> Compared | None:
-    """None for the mocker, whose tokens are random. Raises CouldNotLook for answers without tokens."""
-    if spec.engine == "mocker":
+    """None for the mocker, whose tokens are random, and for weights that are made up.
+
+    Raises CouldNotLook for answers without tokens.
+    """
+    (worker,) = deployment.workers
+    if spec.engine == "mocker" or worker.model.dummy_weights:
         return None
-    (worker,), (registered,) = deployment.workers, deployment.registered_workers()
+    (registered,) = deployment.registered_workers()
     size, context = registered.card["kv_cache_block_size"], registered.card["context_length"]
     longest = min(LONGEST_BLOCKS * size, context - TOKENS)
     prompts = prompt_set(deployment.tokenizer(), block_size=size, max_prompt_tokens=longest, nonce=run.run_id)

@@ -42,6 +42,7 @@ def test_every_declared_engine_serves(columns: list[Column], evidence):
     "M03-11", by_hand="ask at temperature 0; generate with transformers from the same folder", causes=[34]
 )
 @pytest.mark.needs("real_engine", role="worker")
+@pytest.mark.needs("weights")
 def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evidence):
     """An engine's greedy tokens are those of transformers, one request at a time and many at once."""
     compared = [(column, each) for column in columns if column.compared for each in column.compared.all]

@@ -186,7 +186,8 @@ def engine_nodes(run: Run, node_facts: dict[str, NodeFacts]) -> list[parallel.Me
     """The nodes with workers, as parts of one engine: a device is a GPU, or the CPU where there is none."""
     found, model = [], run.inventory.model(run.inventory.nodes[0].dynamo_model).served_name
     for name, facts in node_facts.items():
-        gpus, equipment = len(run.facts()[name]["gpu"].get("found", ())), run.equipment()[name]
-        command = parallel.vllm_command(equipment.runtime.python, equipment.model_path, model)
+        gpus = len(run.inventory.node(name).dynamo_gpus or run.facts()[name]["gpu"].get("found", ()))
+        equipment = run.equipment()[name]
+        command = parallel.vllm_command(equipment.runtime.python, equipment.model.path, model)
         found.append(parallel.Member(facts, gpus or 1, equipment.runtime.versions, command))
     return found

@@ -13,11 +13,13 @@ from fixtures.deployments.launches import Launch
 from fixtures.deployments.parallel import Member, check, plan
 from fixtures.run import Run
 from fixtures.services.dynamo import Worker
+from fixtures.services.gpus import visible_gpus
 
 pytestmark = [
     pytest.mark.needs("multi_node"),
     pytest.mark.needs("managed"),
     pytest.mark.needs("real_engine", role="worker"),
+    pytest.mark.needs("weights"),
 ]
 
 # two ranks of vLLM on two CPU cores need 93 s; a large model from disk needs longer
@@ -34,7 +36,8 @@ class RankWorker(Worker):
         return list(self.planned.argv) if self.planned else super().argv()
 
     def env(self) -> Mapping[str, str]:
-        return {**super().env(), **(self.planned.env if self.planned else {})}
+        all_gpus = visible_gpus(self.node.spec, 0, len(self.node.spec.dynamo_gpus))
+        return {**super().env(), **all_gpus, **(self.planned.env if self.planned else {})}
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **size
     """The engine over all members as one more worker of the deployment: its instance id. Raises ServiceFailed."""
     equipment = [run.equipment()[each.facts.name] for each in members]
     workers = [
-        RankWorker(f"rank-{rank}", each.node, each.runtime, deployment.settings, each.model_path)
+        RankWorker(f"rank-{rank}", each.node, each.runtime, deployment.settings, each.model)
         for rank, each in enumerate(equipment)
     ]
     (port,) = equipment[0].node.free_ports(1)

@@ -21,7 +21,7 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
     for server in servers:
         equipment = run.equipment()[server.node.name]
         versions = equipment.runtime.versions
-        files = model_files(equipment, server.engine_args.model_path)
+        files = model_files(equipment, server.engine_args.model.path)
         kinds.add((files.identity, tuple(sorted(versions.items()))))
         engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith("vllm"))
         rows.append([server.name, server.node.name, server.url, engine, files.identity[:12], server.ready_after_s])
@@ -34,6 +34,7 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
 
 
 @pytest.mark.check("M09-02", by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both")
+@pytest.mark.needs("weights")
 def test_both_servers_answer_as_the_reference(servers: list[VllmServer], oracle: Oracle, measure, evidence):
     """Either server's greedy answers are those that transformers computes from the same files."""
     found = {}

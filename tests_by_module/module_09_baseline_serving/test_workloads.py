@@ -74,11 +74,8 @@ def test_workload_is_measured(workload: str, measured: MeasuredSet, measure, evi
         if any(name in each for each in figures)
     ]
     evidence.table("figures", ["workload", "metric", "unit", *(f"run {n + 1}" for n in range(LEAST_REPEATS))], rows)
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for each in inside:
-        for node, samples in each.busy.items():
-            lines.setdefault(node, []).extend((sample.at_s, sample.percent) for sample in samples)
-    evidence.svg("how busy the nodes are", busy_timeline(lines, f"{workload}: how busy each node is"))
+    busy = [{name: [(s.at_s, s.percent) for s in seen] for name, seen in each.busy.items()} for each in inside]
+    evidence.svg("how busy the nodes are", busy_timeline(busy, f"{workload}: how busy each node is"))
     *_, figures = by_point.values()  # the longest prompts at the highest load
     throughput = [each["output_tokens_per_s"] for each in figures]
     measure("output_tokens_per_s", mean(throughput), n=len(figures))

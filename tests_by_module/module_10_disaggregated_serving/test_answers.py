@@ -34,7 +34,7 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
     wrong, rows, identities, block_sizes = [], [], set(), set()
     for kind, worker in sides.both.items():
-        files = model_files(run.equipment()[worker.node.name], worker.model_path)
+        files = model_files(run.equipment()[worker.node.name], worker.model.path)
         identities.add(files.identity)
         found = registered.get(worker.system_url)
         component = found.component if found else "not registered"
@@ -58,6 +58,7 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
 @pytest.mark.check(
     "M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one", causes=[33, 34, 54]
 )
+@pytest.mark.needs("weights")
 def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, measure, evidence):
     """From one token to the longest prompt, around the boundaries of blocks: KV that came over the wire is right."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
@@ -71,6 +72,7 @@ def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle
 @pytest.mark.check(
     "M10-03", by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers", causes=[33, 34, 54]
 )
+@pytest.mark.needs("weights")
 def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: Oracle, measure, evidence):
     """Asked again, when both sides have the blocks already, the answers are the same."""
     before = sides.counted()
@@ -89,6 +91,7 @@ def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: 
 @pytest.mark.check(
     "M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside", causes=[34, 54]
 )
+@pytest.mark.needs("weights")
 def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, measure, evidence):
     """Several prompts at once, while others' transfers are abandoned: nobody is given another's blocks."""
     differences = oracle.differences("second", crowd.answers)

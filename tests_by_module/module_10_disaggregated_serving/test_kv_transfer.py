@@ -5,7 +5,7 @@ import pytest
 from fixtures.deadline import DeadlineExceeded
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import plain_copy
-from fixtures.kv_transfer.side import Refused, Side
+from fixtures.kv_transfer.side import Refused
 from fixtures.measure.kv_transfer import (
     Link,
     judge_transfers,
@@ -177,10 +177,10 @@ def test_kv_moves_as_fast_as_its_link_allows(moved, run: Run, sides: Sides, inve
 
 
 def _copy(run: Run, node: Node) -> Link:
-    """A copy within the memory that KV is in, on a node that has prefill and decode. Raises CouldNotLook."""
+    """A copy between the memories that KV is in, on a node that has prefill and decode. Raises CouldNotLook."""
     try:
-        with Side("copy", node, run.equipment()[node.name].runtime) as side:
-            return plain_copy(side, COPIED_BYTES, on_gpu=run.inventory.kv_is_on_gpu(node.name))
+        runtime = run.equipment()[node.name].runtime
+        return plain_copy(node, runtime, COPIED_BYTES, on_gpu=run.inventory.kv_is_on_gpu(node.name))
     except (Refused, RemoteError, DeadlineExceeded) as error:
         raise CouldNotLook(f"{node.name}: no plain copy to compare with: {error}") from error
 

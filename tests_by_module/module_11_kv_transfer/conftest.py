@@ -15,18 +15,20 @@ from fixtures.outcomes import BringUpFailed
 from fixtures.probes.capabilities import NIXL
 from fixtures.probes.probe import interface_of, links
 from fixtures.run import Run
+from fixtures.services.gpus import visible_gpus
 from fixtures.services.ucx import net_devices
 
 AGENTS_CHECK, METADATA_CHECK = "M11-01", "M11-02"
 MIB = 2**20
 
 
-def end(run: Run, name: str, node: str) -> Side:
-    """An end on that node, not yet started."""
+def end(run: Run, name: str, node: str, nth_on_node: int = 0) -> Side:
+    """An end on that node, not yet started; the `nth_on_node` has the next of the node's GPUs, as a worker has."""
     equipment = run.equipment()[node]
     side = Side(name, equipment.node, equipment.runtime)
     interface = interface_of(side.node.spec.dynamo_data_address, links(side.node))
     side.env |= net_devices(side.node.spec, interface, run.inventory.cluster.dynamo_kv_transport)
+    side.env |= visible_gpus(side.node.spec, nth_on_node)
     run.sabotage.kv_side(side)
     return side
 
@@ -35,10 +37,10 @@ def end(run: Run, name: str, node: str) -> Side:
 def sides(run: Run, inventory: Inventory) -> Iterator[list[Side]]:
     """Two ends on the first node that runs workers with NIXL; one more there and one on the second, if there is one."""
     nodes = [spec.name for spec in inventory.with_role("worker") if NIXL in spec.dynamo_capabilities]
-    ends = enumerate([nodes[0], nodes[0], *(nodes[:2] if len(nodes) > 1 else [])], 1)
+    ends = [(nodes[0], 0), (nodes[0], 1), *((node, 0) for node in nodes[:2] if len(nodes) > 1)]
     with ExitStack() as started:
         try:
-            sides = [started.enter_context(end(run, f"kv-{number}", node)) for number, node in ends]
+            sides = [started.enter_context(end(run, f"kv-{n}", *where)) for n, where in enumerate(ends, 1)]
         except (Refused, RemoteError, DeadlineExceeded) as error:
             raise BringUpFailed(AGENTS_CHECK, str(error)) from error
         yield sides

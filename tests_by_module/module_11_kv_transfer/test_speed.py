@@ -40,7 +40,8 @@ def slow(judged: dict[str, Judged], measured: list[Measurement]) -> str:
 @pytest.mark.performance
 def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pair, evidence, measure) -> None:
     evidence.nodes(kv_neighbours.near.node.name)
-    link = plain_copy(kv_neighbours.near, kv_neighbours.size, on_gpu=kv_neighbours.kind == "VRAM")
+    near = kv_neighbours.near
+    link = plain_copy(near.node, near.runtime, kv_neighbours.size, on_gpu=kv_neighbours.kind == "VRAM")
     moved = best(kv_neighbours)
     judged = {operation: judge_transfers(each, link) for operation, each in moved.items()}
     told(judged, evidence)
