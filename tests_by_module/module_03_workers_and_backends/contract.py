@@ -15,13 +15,17 @@ class _Data(BaseModel):
 
 
 class WrongRequest(_Data):
-    """`changes` join the body; `beyond_context`: a prompt of so many tokens more than the model's context."""
+    """`changes` join the body; `beyond_context`: a prompt of so many tokens more than the model's context.
+
+    `by_engine`: a frontend need not know that it is wrong.
+    """
 
     status: int
     changes: dict[str, Any] = Field({}, alias="with")
     prompt: list[int] | None = None
     model: str | None = None
     beyond_context: int | None = None
+    by_engine: bool = False
 
 
 class EngineFacts(_Data):

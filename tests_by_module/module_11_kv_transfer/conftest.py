@@ -18,7 +18,7 @@ from fixtures.run import Run
 from fixtures.services.gpus import visible_gpus
 from fixtures.services.ucx import net_devices
 
-AGENTS_CHECK, METADATA_CHECK = "M11-01", "M11-02"
+AGENTS_CHECK, METADATA_CHECK, GPU_MEMORY_CHECK = "M11-01", "M11-02", "M11-16"
 MIB = 2**20
 
 
@@ -57,7 +57,10 @@ def connected(near: Side, far: Side, inventory: Inventory) -> Pair:
 
 def on_gpu(ends: Pair) -> Pair:
     pair = Pair(ends.near, ends.far, ends.size, kind="VRAM")
-    pair.connect()
+    try:
+        pair.connect()
+    except (Refused, RemoteError) as error:
+        raise BringUpFailed(GPU_MEMORY_CHECK, str(error)) from error
     return pair
 
 
