@@ -6,6 +6,7 @@ from math import inf
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import RuntimeSpec
+from fixtures.measure.kv_transfer import served_dtype
 from fixtures.oracle.ask import answered, ask_all
 from fixtures.oracle.compare import Comparison, Tolerance, compare
 from fixtures.oracle.prompts import prompt_set
@@ -45,7 +46,7 @@ def judged(run: Run, deployment: Deployment, spec: RuntimeSpec) -> Compared | No
     prompts = prompt_set(deployment.tokenizer(), block_size=size, max_prompt_tokens=longest, nonce=run.run_id)
     # the declared model, whatever the worker was told to serve
     equipment = replace(run.equipment()[worker.node.name], runtime=worker.runtime)
-    dtype = _dtype(spec, run.inventory.model(worker.node.spec.dynamo_model).parameters)
+    dtype = served_dtype(run.inventory.model(worker.node.spec.dynamo_model).parameters, spec.settings.args)
     deadline = Deadline(REFERENCE_WITHIN_S, "the reference's answers")
     expected = reference(equipment, prompts, max_tokens=TOKENS, dtype=dtype, deadline=deadline)
     rounds = []
@@ -55,9 +56,3 @@ def judged(run: Run, deployment: Deployment, spec: RuntimeSpec) -> Compared | No
             [compare(name, expected[name], answered(name, each), NOTHING_TOO_MUCH) for name, each in answers.items()]
         )
     return Compared(dtype, *rounds)
-
-
-def _dtype(spec: RuntimeSpec, parameters: dict) -> str:
-    """What the engine is told to compute in, else what the model is kept in."""
-    args = spec.settings.args
-    return args[args.index("--dtype") + 1] if "--dtype" in args else parameters.get("torch_dtype", "bfloat16")

@@ -3,10 +3,9 @@
 import pytest
 
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.oracle.ask import ask_all
 from fixtures.run import Run
 from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Oracle
+from fixtures.serving.exact import HEADERS, Oracle, control, keep_tolerance, tolerance_of
 from fixtures.serving.model_files import model_files
 from fixtures.serving.replicas import REPLICAS, serving_nodes
 
@@ -35,17 +34,24 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
 
 @pytest.mark.check("M09-02", by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both")
 @pytest.mark.needs("weights")
-def test_both_servers_answer_as_the_reference(servers: list[VllmServer], oracle: Oracle, measure, evidence):
-    """Either server's greedy answers are those that transformers computes from the same files."""
-    found = {}
+def test_both_servers_answer_as_the_reference(run: Run, servers: list[VllmServer], oracle: Oracle, measure, evidence):
+    """Either server's greedy answers, alone and at once, are those that transformers computes from the same files."""
+    found = []
     for server in servers:
         endpoint = InferenceEndpoint(server.node.reach(server.url), server.engine_args.model_name)
-        answers = ask_all(endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS, server="vllm")
-        found[server.name] = oracle.differences("first", answers)
-        evidence.table(f"answers of {server.name}", HEADERS, oracle.rows("first", found[server.name]))
-    count = sum(len(each.compared) for each in found.values())
-    measure("margin_nats", max(each.margin_nats for each in found.values()), n=count)
-    measure("logprob_error_nats", max(each.logprob_error_nats for each in found.values()), n=count)
-    short = [f"{name}: {prompt}" for name, each in found.items() for prompt in each.cut_short]
+        for nonce, differences in control(endpoint, oracle).items():
+            found.append(differences)
+            evidence.table(f"answers of {server.name}, {nonce} prompts", HEADERS, oracle.rows(nonce, differences))
+    count = sum(len(each.compared) for each in found)
+    margin_nats = max(each.margin_nats for each in found)
+    logprob_error_nats = max(each.logprob_error_nats for each in found)
+    if oracle.dtype == "float32":
+        measure("margin_nats", margin_nats, n=count)
+        measure("logprob_error_nats", logprob_error_nats, n=count)
+    else:
+        measure("margin_of_16_bits_nats", margin_nats, n=count)
+        measure("logprob_error_of_16_bits_nats", logprob_error_nats, n=count)
+    short = [prompt for each in found for prompt in each.cut_short]
     assert not short, f"cut short: {', '.join(short)}"
     measure.judge()
+    keep_tolerance(tolerance_of(found), run.report_dir)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from fixtures.clients.answer import Answer
+from fixtures.clients.inference import InferenceEndpoint
 from fixtures.deadline import DeadlineExceeded
 from fixtures.deployments import placement
 from fixtures.deployments.deployment import Equipment
@@ -16,13 +17,22 @@ from fixtures.measure.baseline import RunSet, load
 from fixtures.measure.request import LEFT
 from fixtures.nodes import Node
 from fixtures.oracle.ask import ask, ask_all
-from fixtures.outcomes import BringUpFailed
+from fixtures.oracle.compare import Tolerance
+from fixtures.outcomes import BringUpFailed, CouldNotLook
 from fixtures.probes.probe import interface_of, links
 from fixtures.pytest_fixtures import profile_of
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from fixtures.services.ucx import net_devices
-from fixtures.serving.exact import ANSWER_TOKENS, Oracle
+from fixtures.serving.exact import (
+    ANSWER_TOKENS,
+    AT_ONCE,
+    Oracle,
+    control,
+    keep_tolerance,
+    kept_tolerance,
+    tolerance_of,
+)
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
 from fixtures.serving.replicas import replicas, serving_nodes
@@ -30,13 +40,13 @@ from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, 
 from fixtures.witness.ucx import UCX_TELLS
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 
-APART_CHECK = "M10-01"
+APART_CHECK, CONTROL_CHECK = "M10-01", "M09-02"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
 TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
 # of answers that nobody waits for: they would take minutes
 LEFT_TOKENS = (2000, 2000)
-ABORTS, ASKED_AT_ONCE = 24, 4
+ABORTS = 24
 
 
 @pytest.fixture(scope="package")
@@ -69,8 +79,33 @@ def baseline(baselines: dict[str, RunSet], profile: str) -> RunSet:
 
 
 @pytest.fixture(scope="package")
-def sides(run: Run) -> Iterator[Sides]:
-    """A deployment of its own with prefill and decode apart. Raises BringUpFailed."""
+def tolerance(run: Run, oracle: Oracle) -> Tolerance | None:
+    """How far answers may be from the reference's: by module 09 of this run, else by a server of vLLM's own, now.
+
+    None for a model whose answers mean nothing. Raises BringUpFailed.
+    """
+    if not oracle.steps:
+        return None
+    if known := kept_tolerance(run.report_dir):
+        return known
+    on = serving_nodes(run.inventory.nodes)[:1]
+    name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
+    try:
+        with replicas(run.equipment(), on, name, run.sabotage) as (server,):
+            found = control(InferenceEndpoint(server.node.reach(server.url), name), oracle)
+        known = tolerance_of(found.values())
+    except (ServiceFailed, DeadlineExceeded, CouldNotLook, ValueError) as error:
+        raise BringUpFailed(CONTROL_CHECK, str(error)) from None
+    keep_tolerance(known, run.report_dir)
+    return known
+
+
+@pytest.fixture(scope="package")
+def sides(run: Run, tolerance: Tolerance | None) -> Iterator[Sides]:
+    """A deployment of its own with prefill and decode apart. Raises BringUpFailed.
+
+    What `tolerance` is measured by has ended: it would take their memory.
+    """
     placed = placement.apart(run.inventory.nodes)
     transport = run.inventory.cluster.dynamo_kv_transport
     placed = replace(
@@ -134,8 +169,8 @@ def crowd(run: Run, sides: Sides, oracle: Oracle) -> Crowd:
     endpoint = sides.deployment.endpoint
     leaving = plan(run.seed + 3, ABORTS, (64, 512), LEFT_TOKENS, leave_after_chunks=2)
     with ThreadPoolExecutor(1) as aside:
-        load_ = aside.submit(run_load, endpoint, leaving, concurrency=ASKED_AT_ONCE, within_s=120)
-        answers = ask_all(endpoint, oracle.prompts["second"], max_tokens=ANSWER_TOKENS, at_once=ASKED_AT_ONCE)
+        load_ = aside.submit(run_load, endpoint, leaving, concurrency=AT_ONCE, within_s=120)
+        answers = ask_all(endpoint, oracle.prompts["second"], max_tokens=ANSWER_TOKENS, at_once=AT_ONCE)
         ends = outcomes(load_.result())
     return Crowd(answers, ends[LEFT], ", ".join(f"{count} {end}" for end, count in ends.items()))
 

@@ -7,6 +7,7 @@ import pytest
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.placement import apart
 from fixtures.oracle.ask import ask, ask_all
+from fixtures.oracle.compare import Tolerance
 from fixtures.run import Run
 from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Differences, Oracle
 from fixtures.serving.model_files import model_files
@@ -59,12 +60,13 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     "M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one", causes=[33, 34, 54]
 )
 @pytest.mark.needs("weights")
-def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, measure, evidence):
+def test_cold_answers_are_the_reference_s(
+    cold: dict[str, Asked], oracle: Oracle, tolerance: Tolerance, measure, evidence
+):
     """From one token to the longest prompt, around the boundaries of blocks: KV that came over the wire is right."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
-    measure("margin_nats", differences.margin_nats, n=len(differences.compared))
-    measure("logprob_error_nats", differences.logprob_error_nats, n=len(differences.compared))
+    measure("nats_of_allowed", differences.of_allowed(tolerance), n=len(differences.compared))
     whole(differences)
     measure.judge()
 
@@ -73,7 +75,9 @@ def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle
     "M10-03", by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers", causes=[33, 34, 54]
 )
 @pytest.mark.needs("weights")
-def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: Oracle, measure, evidence):
+def test_answers_from_the_cache_are_the_reference_s(
+    sides: Sides, cold, oracle: Oracle, tolerance: Tolerance, measure, evidence
+):
     """Asked again, when both sides have the blocks already, the answers are the same."""
     before = sides.counted()
     answers = ask_all(sides.deployment.endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS)
@@ -82,8 +86,7 @@ def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: 
     differences = oracle.differences("first", answers)
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
     measure("prefill_cached_share", counted["prefill"].cached / tokens, n=tokens)
-    measure("margin_nats", differences.margin_nats, n=len(differences.compared))
-    measure("logprob_error_nats", differences.logprob_error_nats, n=len(differences.compared))
+    measure("nats_of_allowed", differences.of_allowed(tolerance), n=len(differences.compared))
     whole(differences)
     measure.judge()
 
@@ -92,13 +95,12 @@ def test_answers_from_the_cache_are_the_reference_s(sides: Sides, cold, oracle: 
     "M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside", causes=[34, 54]
 )
 @pytest.mark.needs("weights")
-def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, measure, evidence):
+def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, tolerance: Tolerance, measure, evidence):
     """Several prompts at once, while others' transfers are abandoned: nobody is given another's blocks."""
     differences = oracle.differences("second", crowd.answers)
     evidence.table("answers", HEADERS, oracle.rows("second", differences))
     measure("clients_that_left", crowd.left)
-    measure("margin_nats", differences.margin_nats, n=len(differences.compared))
-    measure("logprob_error_nats", differences.logprob_error_nats, n=len(differences.compared))
+    measure("nats_of_allowed", differences.of_allowed(tolerance), n=len(differences.compared))
     whole(differences)
     measure.judge()
 
