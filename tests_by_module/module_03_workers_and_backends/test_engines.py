@@ -57,7 +57,9 @@ def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evid
         measure("behind_the_reference_nats_max", max(each.margin_nats for each in of_32_bits), n=len(of_32_bits))
         measure("logprob_error_nats_max", max(each.logprob_error_nats for each in of_32_bits), n=len(of_32_bits))
     if of_16_bits:
-        measure("behind_in_16_bits_nats_max", max(each.margin_nats for each in of_16_bits), n=len(of_16_bits))
+        measure(
+            "behind_the_reference_in_16_bits_nats_max", max(each.margin_nats for each in of_16_bits), n=len(of_16_bits)
+        )
         measure(
             "logprob_error_in_16_bits_nats_max", max(each.logprob_error_nats for each in of_16_bits), n=len(of_16_bits)
         )

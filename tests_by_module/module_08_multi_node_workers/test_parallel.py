@@ -13,7 +13,6 @@ from fixtures.deployments.launches import Launch
 from fixtures.deployments.parallel import Member, check, plan
 from fixtures.run import Run
 from fixtures.services.dynamo import Worker
-from fixtures.services.gpus import visible_gpus
 
 pytestmark = [
     pytest.mark.needs("multi_node"),
@@ -36,8 +35,7 @@ class RankWorker(Worker):
         return list(self.planned.argv) if self.planned else super().argv()
 
     def env(self) -> Mapping[str, str]:
-        all_gpus = visible_gpus(self.node.spec, 0, len(self.node.spec.dynamo_gpus))
-        return {**super().env(), **all_gpus, **(self.planned.env if self.planned else {})}
+        return {**super().env(), **(self.planned.env if self.planned else {})}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import pytest
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.run import Run
 from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.exact import HEADERS, Oracle, control, keep_tolerance, tolerance_of
+from fixtures.serving.exact import HEADERS, Oracle, allowed_nats, control, keep_allowed
 from fixtures.serving.model_files import model_files
 from fixtures.serving.replicas import REPLICAS, serving_nodes
 
@@ -36,22 +36,22 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
 @pytest.mark.needs("weights")
 def test_both_servers_answer_as_the_reference(run: Run, servers: list[VllmServer], oracle: Oracle, measure, evidence):
     """Either server's greedy answers, alone and at once, are those that transformers computes from the same files."""
-    found = []
+    found = {}
     for server in servers:
         endpoint = InferenceEndpoint(server.node.reach(server.url), server.engine_args.model_name)
         for nonce, differences in control(endpoint, oracle).items():
-            found.append(differences)
+            found[f"{server.name}, {nonce} prompts"] = differences
             evidence.table(f"answers of {server.name}, {nonce} prompts", HEADERS, oracle.rows(nonce, differences))
-    count = sum(len(each.compared) for each in found)
-    margin_nats = max(each.margin_nats for each in found)
-    logprob_error_nats = max(each.logprob_error_nats for each in found)
+    count = sum(len(each.compared) for each in found.values())
+    margin_nats = max(each.margin_nats for each in found.values())
+    logprob_error_nats = max(each.logprob_error_nats for each in found.values())
     if oracle.dtype == "float32":
         measure("margin_nats", margin_nats, n=count)
         measure("logprob_error_nats", logprob_error_nats, n=count)
     else:
-        measure("margin_of_16_bits_nats", margin_nats, n=count)
-        measure("logprob_error_of_16_bits_nats", logprob_error_nats, n=count)
-    short = [prompt for each in found for prompt in each.cut_short]
+        measure("margin_in_16_bits_nats", margin_nats, n=count)
+        measure("logprob_error_in_16_bits_nats", logprob_error_nats, n=count)
+    short = [f"{name}: {prompt}" for name, each in found.items() for prompt in each.cut_short]
     assert not short, f"cut short: {', '.join(short)}"
     measure.judge()
-    keep_tolerance(tolerance_of(found), run.report_dir)
+    keep_allowed(allowed_nats(found.values(), oracle.dtype), run.report_dir)

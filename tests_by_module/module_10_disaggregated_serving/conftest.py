@@ -15,9 +15,8 @@ from fixtures.load.plan import plan
 from fixtures.load.runner import outcomes, run_load
 from fixtures.measure.baseline import RunSet, load
 from fixtures.measure.request import LEFT
-from fixtures.nodes import Node
+from fixtures.nodes import Node, RemoteError
 from fixtures.oracle.ask import ask, ask_all
-from fixtures.oracle.compare import Tolerance
 from fixtures.outcomes import BringUpFailed, CouldNotLook
 from fixtures.probes.probe import interface_of, links
 from fixtures.pytest_fixtures import profile_of
@@ -28,10 +27,10 @@ from fixtures.serving.exact import (
     ANSWER_TOKENS,
     AT_ONCE,
     Oracle,
+    allowed_nats,
     control,
-    keep_tolerance,
-    kept_tolerance,
-    tolerance_of,
+    keep_allowed,
+    kept_allowed,
 )
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
@@ -40,7 +39,7 @@ from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, 
 from fixtures.witness.ucx import UCX_TELLS
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 
-APART_CHECK, CONTROL_CHECK = "M10-01", "M09-02"
+APART_CHECK = "M10-01"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
 TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
@@ -79,34 +78,47 @@ def baseline(baselines: dict[str, RunSet], profile: str) -> RunSet:
 
 
 @pytest.fixture(scope="package")
-def tolerance(run: Run, oracle: Oracle) -> Tolerance | None:
-    """How far answers may be from the reference's: by module 09 of this run, else by a server of vLLM's own, now.
+def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exception | None:
+    """How far answers may be from the reference's, in nats, or why that is not known: who needs it is told.
 
-    None for a model whose answers mean nothing. Raises BringUpFailed.
+    By module 09 of this run, else by a server of vLLM's own, now. None for a model whose answers mean nothing.
     """
-    if not oracle.steps:
-        return None
-    if known := kept_tolerance(run.report_dir):
-        return known
-    on = serving_nodes(run.inventory.nodes)[:1]
-    name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
     try:
+        oracle: Oracle = request.getfixturevalue("oracle")
+        if not oracle.steps:
+            return None
+        if known := kept_allowed(run.report_dir):
+            return known
+        on = serving_nodes(run.inventory.nodes)[:1]
+        name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
         with replicas(run.equipment(), on, name, run.sabotage) as (server,):
             found = control(InferenceEndpoint(server.node.reach(server.url), name), oracle)
-        known = tolerance_of(found.values())
-    except (ServiceFailed, DeadlineExceeded, CouldNotLook, ValueError) as error:
-        raise BringUpFailed(CONTROL_CHECK, str(error)) from None
-    keep_tolerance(known, run.report_dir)
-    return known
+        nats = allowed_nats(found.values(), oracle.dtype)
+    except (ServiceFailed, DeadlineExceeded, RemoteError, CouldNotLook, BringUpFailed, ValueError) as error:
+        return error
+    keep_allowed(nats, run.report_dir)
+    return nats
 
 
 @pytest.fixture(scope="package")
-def sides(run: Run, tolerance: Tolerance | None) -> Iterator[Sides]:
+def allowed(control_of_answers: float | Exception | None) -> float:
+    """How far answers may be from the reference's, in nats. Raises CouldNotLook."""
+    if not isinstance(control_of_answers, float):
+        raise CouldNotLook(f"nothing to hold answers against: {control_of_answers}")
+    return control_of_answers
+
+
+@pytest.fixture(scope="package")
+def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Sides]:
     """A deployment of its own with prefill and decode apart. Raises BringUpFailed.
 
-    What `tolerance` is measured by has ended: it would take their memory.
+    The server that the control is asked of has ended by then: it would take their memory.
     """
     placed = placement.apart(run.inventory.nodes)
+    kinds = sorted(kind for types in placed.types.values() for kind in types)
+    if kinds != ["decode", "prefill"]:
+        told = "one prefill and one decode worker are compared with two servers"
+        raise BringUpFailed(APART_CHECK, f"{told}, and the inventory has {', '.join(kinds)}")
     transport = run.inventory.cluster.dynamo_kv_transport
     placed = replace(
         placed,

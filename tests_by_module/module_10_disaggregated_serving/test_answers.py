@@ -7,7 +7,6 @@ import pytest
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.placement import apart
 from fixtures.oracle.ask import ask, ask_all
-from fixtures.oracle.compare import Tolerance
 from fixtures.run import Run
 from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Differences, Oracle
 from fixtures.serving.model_files import model_files
@@ -60,13 +59,11 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     "M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one", causes=[33, 34, 54]
 )
 @pytest.mark.needs("weights")
-def test_cold_answers_are_the_reference_s(
-    cold: dict[str, Asked], oracle: Oracle, tolerance: Tolerance, measure, evidence
-):
+def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, allowed: float, measure, evidence):
     """From one token to the longest prompt, around the boundaries of blocks: KV that came over the wire is right."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
-    measure("nats_of_allowed", differences.of_allowed(tolerance), n=len(differences.compared))
+    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
     whole(differences)
     measure.judge()
 
@@ -76,7 +73,7 @@ def test_cold_answers_are_the_reference_s(
 )
 @pytest.mark.needs("weights")
 def test_answers_from_the_cache_are_the_reference_s(
-    sides: Sides, cold, oracle: Oracle, tolerance: Tolerance, measure, evidence
+    sides: Sides, cold, oracle: Oracle, allowed: float, measure, evidence
 ):
     """Asked again, when both sides have the blocks already, the answers are the same."""
     before = sides.counted()
@@ -86,7 +83,7 @@ def test_answers_from_the_cache_are_the_reference_s(
     differences = oracle.differences("first", answers)
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
     measure("prefill_cached_share", counted["prefill"].cached / tokens, n=tokens)
-    measure("nats_of_allowed", differences.of_allowed(tolerance), n=len(differences.compared))
+    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
     whole(differences)
     measure.judge()
 
@@ -95,12 +92,12 @@ def test_answers_from_the_cache_are_the_reference_s(
     "M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside", causes=[34, 54]
 )
 @pytest.mark.needs("weights")
-def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, tolerance: Tolerance, measure, evidence):
+def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, allowed: float, measure, evidence):
     """Several prompts at once, while others' transfers are abandoned: nobody is given another's blocks."""
     differences = oracle.differences("second", crowd.answers)
     evidence.table("answers", HEADERS, oracle.rows("second", differences))
     measure("clients_that_left", crowd.left)
-    measure("nats_of_allowed", differences.of_allowed(tolerance), n=len(differences.compared))
+    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
     whole(differences)
     measure.judge()
 

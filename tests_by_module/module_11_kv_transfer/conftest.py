@@ -15,7 +15,6 @@ from fixtures.outcomes import BringUpFailed
 from fixtures.probes.capabilities import NIXL
 from fixtures.probes.probe import interface_of, links
 from fixtures.run import Run
-from fixtures.services.gpus import visible_gpus
 from fixtures.services.ucx import net_devices
 
 AGENTS_CHECK, METADATA_CHECK, GPU_MEMORY_CHECK = "M11-01", "M11-02", "M11-16"
@@ -28,7 +27,7 @@ def end(run: Run, name: str, node: str, nth_on_node: int = 0) -> Side:
     side = Side(name, equipment.node, equipment.runtime)
     interface = interface_of(side.node.spec.dynamo_data_address, links(side.node))
     side.env |= net_devices(side.node.spec, interface, run.inventory.cluster.dynamo_kv_transport)
-    side.env |= visible_gpus(side.node.spec, nth_on_node)
+    side.env |= side.node.spec.visible_gpus(nth_on_node)
     run.sabotage.kv_side(side)
     return side
 
@@ -56,6 +55,7 @@ def connected(near: Side, far: Side, inventory: Inventory) -> Pair:
 
 
 def on_gpu(ends: Pair) -> Pair:
+    """The same ends with memory of their GPUs. Raises BringUpFailed."""
     pair = Pair(ends.near, ends.far, ends.size, kind="VRAM")
     try:
         pair.connect()
@@ -86,8 +86,15 @@ def pair(sides: list[Side], request: pytest.FixtureRequest) -> Pair:
 
 @pytest.fixture(scope="package")
 def gpu_neighbours(neighbours: Pair) -> Pair:
-    """Two processes of one node, with memory of its GPU."""
+    """Two processes of one node, with memory of its GPU, or of one GPU each where several are declared."""
     return on_gpu(neighbours)
+
+
+@pytest.fixture(scope="package")
+def gpu_pairs(gpu_neighbours: Pair, sides: list[Side], request: pytest.FixtureRequest) -> list[Pair]:
+    """All pairs of ends with memory of GPUs: on one node, and on two where there are two with KV on GPUs."""
+    elsewhere = request.getfixturevalue("kv_apart") if len(sides) > 2 else gpu_neighbours
+    return [gpu_neighbours, *([elsewhere] if elsewhere.kind == "VRAM" and elsewhere is not gpu_neighbours else [])]
 
 
 @pytest.fixture(scope="package")
