@@ -1,12 +1,14 @@
 """What Dynamo publishes over NATS while a known load runs."""
 
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
 from fixtures.clients.kv_events import KvEvent
 from fixtures.clients.nats import connected
+from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
@@ -21,9 +23,22 @@ from tests_by_module.module_05_messaging.events import (
     wait_for_blocks,
 )
 
+# of a frontend that is told of a worker when the worker is in etcd already
+ANSWERS_WITHIN_S = 5
 # these come with every load; the others of a version depend on the number of frontends and their router
 ALWAYS = ("kv-events", "kv_metrics", "forward-pass-metrics")
 SMALL_CACHE_BLOCKS = 48
+
+
+def until_each_has_answered(deployment: Deployment, workers: int) -> None:
+    """Requests shorter than a block, until so many workers have had one. Raises DeadlineExceeded."""
+    seen: set[int] = set()
+
+    def look() -> tuple[bool | None, object]:
+        seen.add(ask(deployment, "ready?", max_tokens=1).worker_id)
+        return len(seen) >= workers or None, f"{len(seen)} of {workers} workers"
+
+    wait_until(look, Deadline(ANSWERS_WITHIN_S, "each worker to answer"))
 
 
 @pytest.mark.check("M05-07", by_hand="nats sub '>'", causes=[1, 12])
@@ -96,6 +111,8 @@ def small_caches(run: Run):
     }
     with run.own_deployment("caches", workers=2, sabotage=run.sabotage, **settings) as deployment:
         sizes = [worker.card["kv_cache_block_size"] for worker in deployment.registered_workers()]
+        with suppress(DeadlineExceeded):  # workers with other blocks than the rest are never asked: the check says so
+            until_each_has_answered(deployment, len(sizes))
         subject = subject_of(deployment, "kv-events")
         with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(subject) as messages:
             heard = partial(kv_events, client, messages, subject)
