@@ -93,8 +93,8 @@ def gpu_neighbours(neighbours: Pair) -> Pair:
 @pytest.fixture(scope="package")
 def gpu_pairs(gpu_neighbours: Pair, sides: list[Side], request: pytest.FixtureRequest) -> list[Pair]:
     """All pairs of ends with memory of GPUs: on one node, and on two where there are two with KV on GPUs."""
-    elsewhere = request.getfixturevalue("kv_apart") if len(sides) > 2 else gpu_neighbours
-    return [gpu_neighbours, *([elsewhere] if elsewhere.kind == "VRAM" and elsewhere is not gpu_neighbours else [])]
+    apart = [request.getfixturevalue("kv_apart")] if len(sides) > 2 else []
+    return [gpu_neighbours, *(pair for pair in apart if pair.kind == "VRAM")]
 
 
 @pytest.fixture(scope="package")
