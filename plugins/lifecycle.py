@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.deadline import Deadline, wait_until
+from fixtures.teardown import attempted
 from plugins.keys import RUN, SETTINGS, Settings, settings_of
 
 ALONE = ("destructive", "performance")
@@ -87,23 +88,20 @@ def _uninterrupted() -> Iterator[None]:
 def close_run(config: pytest.Config) -> dict[str, Any]:
     """Close this process's Run and return its record, with `tear_down_errors` and `kept`."""
     run = config.stash[RUN]
-    record: dict[str, Any] = dict(EMPTY)
-    errors: list[str] = []
+    record: dict[str, Any] = dict(EMPTY) | {"kept": []}
+
+    def keep(*names: str) -> None:
+        told = run.record()
+        record.update({name: told[name] for name in names})
+
     with _uninterrupted():
-        try:
-            record |= run.record()
-        except Exception as error:
-            errors.append(f"the run's record could not be made: {type(error).__name__}: {error}")
-        try:
-            errors += run.close()
-        except Exception as error:
-            errors.append(f"tear-down broke: {type(error).__name__}: {error}")
-        try:
-            record["transcript"] = run.record()["transcript"]  # with the commands of the tear-down
-        except Exception as error:
-            errors.append(f"the transcript could not be completed: {type(error).__name__}: {error}")
+        errors = attempted("the run's record could not be made", lambda: keep(*EMPTY))
+        errors += attempted("tear-down broke", run.close)
+        # with the commands of the tear-down
+        errors += attempted("the transcript could not be completed", lambda: keep("transcript"))
+        errors += attempted("what is kept could not be told", lambda: record.update(kept=run.kept()))
     del config.stash[RUN]
-    return record | {"tear_down_errors": errors, "kept": run.kept()}
+    return record | {"tear_down_errors": errors}
 
 
 @pytest.hookimpl(trylast=True)

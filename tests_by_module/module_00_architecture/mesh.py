@@ -70,6 +70,11 @@ def unreached(nodes: Sequence[Node]) -> list[str]:
 
         return failed + [each for told in in_parallel(connect, nodes) for each in told]
     finally:
-        for pipe in listeners:
-            pipe.close_stdin()
-            pipe.close()
+        in_parallel(_end, listeners)
+
+
+def _end(pipe: Pipe) -> None:
+    try:
+        pipe.close_stdin()
+    finally:
+        pipe.close()

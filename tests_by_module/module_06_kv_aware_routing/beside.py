@@ -10,7 +10,7 @@ from math import inf
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
+from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel, kill
 from fixtures.load.plan import PlannedRequest
 from fixtures.load.runner import LEFT, run_load
 from fixtures.load.traces import Traces
@@ -52,7 +52,7 @@ def more_frontends(
         in_parallel(serve, list(there))
         yield urls
     finally:
-        in_parallel(lambda each: each.kill(), [each for each in there.values() if each.is_alive()])
+        in_parallel(kill, list(there.values()))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One engine over several nodes, for real: it serves, and what it serves is what one node alone would."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -58,8 +58,13 @@ def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **size
         deadline = Deadline(SERVES_WITHIN_S, f"{len(workers)} ranks to register as one worker")
         yield deployment.wait_until_registered(workers[0], deadline).instance_id
     finally:
-        for worker in reversed(workers):
-            worker.stop(Deadline(ENDS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+        with ExitStack() as ending:  # the last rank first, each whatever another's end raises
+            for worker in workers:
+                ending.callback(_stop, worker)
+
+
+def _stop(worker: Worker) -> None:
+    worker.stop(Deadline(ENDS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
 
 
 def greedy(deployment: Deployment, worker: int) -> str:
