@@ -148,16 +148,22 @@ class Runners:
         return [runner for runner, node in self._up.items() if not node._down]
 
 
-def collect_records(config: pytest.Config, settings: Settings, runners: list[str]) -> dict[str, Any]:
-    """The record of the whole run: this process's own, or those that the xdist runners left, put together."""
+def collect_records(
+    config: pytest.Config, settings: Settings, runners: list[str], deaths: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """The record of the whole run: this process's own, or those that the xdist runners left, put together.
+
+    `deaths`: of a runner that died, where it was and what ended it.
+    """
     if not settings.distributing:
         return close_run(config)
     merged: dict[str, Any] = json.loads(json.dumps(EMPTY)) | {"tear_down_errors": [], "kept": []}
-    for runner in runners:
+    for runner in dict.fromkeys([*runners, *deaths]):
         path = settings.report_dir / RUNNER_RECORD.format(runner)
         if not path.is_file():
+            where, cause = deaths.get(runner, ("without a word", "cause unknown"))
             merged["tear_down_errors"].append(
-                f"runner {runner} died: it left its tear-down to the watchdogs on the nodes"
+                f"runner {runner} ended {where} ({cause}): the watchdogs on the nodes take down what it had"
             )
             continue
         part = json.loads(path.read_text(encoding="utf-8"))

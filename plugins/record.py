@@ -35,6 +35,7 @@ class Recorder:
         self.selected: set[str] = set()  # node ids
         self.running: dict[str, None] = {}  # node ids started and not yet recorded, in order
         self.runners: list[str] = []
+        self.deaths: dict[str, tuple[str, str]] = {}  # runner -> where it was, what ended it
         self._items: dict[str, pytest.Item] = {}
         self.deselected = False
         self.interrupted = False
@@ -66,11 +67,7 @@ class Recorder:
         if record is not None:
             self.running.pop(report.nodeid, None)
             self.add(record)
-        elif report.nodeid.startswith(f"{TESTS}/"):
-            if report.when == "???":  # xdist: the runner died during this test
-                self.running.pop(report.nodeid, None)
-                self.add(self._unfinished(report.nodeid, report.longreprtext))
-        else:
+        elif not report.nodeid.startswith(f"{TESTS}/"):
             self.running.pop(report.nodeid, None)
             if report.failed:
                 self.problems.append(f"a test that is no check failed: {report.nodeid} ({report.when})")
@@ -114,7 +111,7 @@ class Recorder:
         function = rest.split("[")[0].split("::")[-1]
         return next((c for c in self.settings.known if (c.path, c.function) == (path, function)), None)
 
-    def _unfinished(self, nodeid: str, reason: str) -> dict[str, Any]:
+    def unfinished(self, nodeid: str, reason: str) -> dict[str, Any]:
         """The entry of a check that never ended, with what it had measured where this process knows it."""
         if (item := self._items.get(nodeid)) is not None:
             return record_of(item, item.stash[CHECK]) | {"outcome": "error", "reason": reason}
@@ -138,8 +135,8 @@ class Recorder:
     def finish(self, exitstatus: int) -> None:
         settings = self.settings
         for nodeid in [nodeid for nodeid in self.running if nodeid.startswith(f"{TESTS}/")]:
-            self.add(self._unfinished(nodeid, "interrupted before it ended"))
-        run = collect_records(self.config, settings, self.runners)
+            self.add(self.unfinished(nodeid, "interrupted before it ended"))
+        run = collect_records(self.config, settings, self.runners, self.deaths)
         if exitstatus not in (0, 1, 2, 5) and not self.problems:
             self.problems.append(f"pytest ended with exit status {int(exitstatus)}")
         selected_ids = {known.id for nodeid in self.selected if (known := self._known(nodeid))}

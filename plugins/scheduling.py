@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from plugins.checks import TESTS
-from plugins.keys import settings_of
+from plugins.keys import RECORDER, settings_of
+from plugins.runner_deaths import RunnerDeaths
 
 try:
     from xdist.scheduler import LoadScopeScheduling
@@ -16,13 +18,54 @@ except ImportError:  # xdist is switched off or absent: then nothing asks for a 
 
 
 class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """The scope of a test is its module package; of a test outside tests_by_module, its file."""
+    """The scope of a test is its module package; of a test outside tests_by_module, its file.
+
+    What a runner that died leaves goes on in another one, without the test that ran.
+    """
+
+    def __init__(self, config: pytest.Config, log: Any, deaths: RunnerDeaths) -> None:
+        super().__init__(config, log)
+        self._deaths = deaths
 
     def _split_scope(self, nodeid: str) -> str:
         parts = nodeid.split("::")[0].split("/")
         return "/".join(parts[:2] if parts[0] == TESTS else parts)
 
+    def remove_node(self, node: Any) -> str | None:
+        """Returns the test that the runner ran when it died."""
+        units = self.assigned_work.pop(node)
+        if self.collection is None:  # it counts for those that are waited for until the first schedule
+            self.registered_collections.pop(node, None)
+        crashed = None
+        for scope, unit in units.items():
+            for nodeid in [nodeid for nodeid, completed in unit.items() if not completed]:
+                if self._deaths.is_running(nodeid):
+                    crashed = nodeid
+                unit[nodeid] = nodeid == crashed or self._deaths.has_ended(nodeid)
+            if not all(unit.values()):  # a runner that is given nothing to do is never asked for more
+                self.workqueue[scope] = unit
+                self.workqueue.move_to_end(scope, last=False)
+        for other in self.nodes:
+            self._reschedule(other)
+        return crashed
+
+    def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+        super().add_node_collection(node, collection)
+        if node not in self.registered_collections:
+            self.workqueue.clear()
+            self.config.stash[RECORDER].problems.append(
+                f"runner {node.gateway.id} collected other tests than the runners before it: "
+                "files changed while the run went on, and what was left of it did not run"
+            )
+
+    def _reschedule(self, node: Any) -> None:
+        if node in self.registered_collections:  # else it comes back when it has collected
+            super()._reschedule(node)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    return ModuleScheduling(config, log) if settings_of(config) else None
+    if settings_of(config) is None:
+        return None
+    config.pluginmanager.register(deaths := RunnerDeaths(config), "acceptance-runner-deaths")
+    return ModuleScheduling(config, log, deaths)

@@ -151,6 +151,27 @@ def test_nothing_is_left_when_pytest_is_killed(start):
     nothing_left(run_id, killed=True)
 
 
+KILLS_ITS_RUNNER = """
+import os, signal
+
+def pytest_runtest_call(item):
+    if item.user_properties == [("check", "M00-03")]:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_runner_had_is_gone_and_another_brings_up_its_own(start, tree):
+    (tree / "kills_its_runner.py").write_text(KILLS_ITS_RUNNER)
+    child = start(*ALL, "-n", "2", "-p", "kills_its_runner").ended(1)
+    reasons = child.reasons()
+    assert reasons.pop("M00-03") == (
+        "error: the runner ended while this check ran (call): killed by signal 9 (SIGKILL)"
+    )
+    assert {reason for reason in reasons.values() if not reason.startswith(("passed", "not_covered"))} == set()
+    assert len(child.record["tear_down_errors"]) == 1
+    nothing_left(child.run_id, killed=True)
+
+
 def test_ctrl_c_leaves_the_record_and_nothing_else(start):
     child = start("tests_by_module/module_04_service_discovery")
     child.until_it_serves()
