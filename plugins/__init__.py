@@ -8,6 +8,7 @@ ALL = [
     "plugins.lifecycle",
     "plugins.marks",
     "plugins.capabilities",
+    "plugins.terminal",
     "plugins.outcomes",
     "plugins.evidence",
     "plugins.record",

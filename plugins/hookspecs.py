@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from plugins.terminal import clean
+
 if TYPE_CHECKING:
     from plugins.keys import Settings
 
@@ -48,6 +50,6 @@ def _past_the_capture(config: pytest.Config) -> Callable[[str], None]:
 
     def show(text: str) -> None:
         with capture.global_and_fixture_disabled():
-            print(text, file=sys.stderr, flush=True)
+            print(clean(text), file=sys.stderr, flush=True)
 
     return show

@@ -13,6 +13,7 @@ import pytest
 from fixtures.deadline import Deadline, wait_until
 from fixtures.teardown import attempted
 from plugins.keys import RUN, SETTINGS, Settings, settings_of
+from plugins.terminal import clean
 
 ALONE = ("destructive", "performance")
 RUNNER_RECORD = "runner-{}.json"
@@ -64,7 +65,7 @@ def _close_left_over(config: pytest.Config) -> None:
     """For a session that dies before its end; that end has closed the Run otherwise."""
     if RUN in config.stash:
         for error in config.stash[RUN].close():
-            print(f"tear-down: {error}")
+            print(clean(f"tear-down: {error}"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

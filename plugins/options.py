@@ -13,6 +13,7 @@ from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
 from plugins.checks import TESTS, KnownCheck, read_checks, required_ids
 from plugins.keys import SETTINGS, Settings, settings_of
+from plugins.terminal import clean
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +58,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             if node != last:
                 print(f"# {node}")
             last = node
-            print(line)
+            print(clean(line))
         return 0
     return None
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from fixtures.nodes.redact import redact
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook
 from plugins.checks import title_of
 from plugins.evidence import slugify
 from plugins.keys import CHECK, RUN, CheckState, settings_of
 from plugins.marks import arguments, module_of
+from plugins.terminal import clean, clean_report
 
 OUTCOMES = ("passed", "failed", "error", "not_covered", "blocked_by_hardware", "known_defect")
 _WORDS = {
@@ -44,6 +44,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         item.user_properties.append(("check", check_id))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    clean_report(report)
+    return report
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -52,10 +59,11 @@ def pytest_runtest_makereport(
     state = item.stash.get(CHECK, None)
     if state is None:
         return report
-    _redact(report)
+    clean_report(report)
     state.duration_s += report.duration
     if report.outcome != "passed" or hasattr(report, "wasxfail"):
         outcome, reason = _outcome(state, report, call)
+        reason = clean(reason)
         if report.when == "teardown":
             outcome, reason = "error", f"tear-down: {reason}"
         if outcome == "failed" and state.missing is None and (defect := _known_defect(item)):
@@ -128,14 +136,6 @@ def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:
         report.outcome, report.longrepr = "failed", reason
 
 
-def _redact(report: pytest.TestReport) -> None:
-    if report.longrepr is not None and not isinstance(report.longrepr, tuple):
-        text = report.longreprtext
-        if redact(text) != text:
-            report.longrepr = redact(text)
-    report.sections = [(name, redact(content)) for name, content in report.sections]
-
-
 def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
     """The check's entry in run.json."""
     settings = settings_of(item.config)
@@ -149,7 +149,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "module": module_of(item),
         "title": title_of(getattr(item, "originalname", item.name), getattr(function, "__doc__", None)),
         "outcome": state.outcome,
-        "reason": redact(state.reason),
+        "reason": state.reason,
         "nodes": state.nodes or (all_nodes if len(all_nodes) == 1 else []),
         "duration_s": round(state.duration_s, 4),
         "measurements": [measurement.as_dict() for measurement in state.measurements],

@@ -1,0 +1,45 @@
+"""What the terminal shows of others: their secrets hidden, their control characters escaped; pytest's colours stay."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from fixtures.nodes.redact import redact
+from fixtures.printable import printable
+
+
+def clean(text: str) -> str:
+    """Text of a node, a log or a server, as a report and a terminal may have it."""
+    return printable(redact(text))
+
+
+def clean_report(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In place: its traceback, what was captured, and its reason. A traceback that changes loses its colours."""
+    if isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, clean(reason))
+    elif report.longrepr is not None and clean(text := report.longreprtext) != text:
+        report.longrepr = clean(text)
+    report.sections = [(name, clean(content)) for name, content in report.sections]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Everything that pytest and its plugins write passes here: warnings, progress, summaries and internal errors."""
+    if not config.pluginmanager.hasplugin("terminalreporter"):
+        return
+    writer = config.get_terminal_writer()
+    markup, write, write_raw = writer.markup, writer.write, writer.write_raw
+    # stands for the escape character in what pytest paints; no node can guess it
+    escape = "".join(chr(0xF0000 + secrets.randbelow(0xFFF0)) for _ in range(2))
+
+    def write_clean(msg: str, **how: bool) -> None:
+        start = "\r" if msg.startswith("\r") else ""  # lines of progress are rewritten
+        write(start + clean(msg[len(start) :]), **how)
+
+    writer.code_highlight = False  # pytest highlights in the middle of an assertion's message, which may hold anything
+    writer.markup = lambda text, **colours: markup(printable(text), **colours).replace("\x1b", escape)
+    writer.write = write_clean
+    writer.write_raw = lambda msg, **how: write_raw(msg.replace(escape, "\x1b"), **how)
