@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
     group.addoption("--dry-run", action="store_true", help="print the commands for each node and run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
+    group.addoption(
+        "--report-mode",
+        type=_folder_mode,
+        default=0o700,
+        metavar="MODE",
+        help="access to the run's folder, in octal: 0750 lets the group read it (default: 0700, the owner alone)",
+    )
     group.addoption("--seed", type=int, metavar="N", help="the run's one seed (default: a new one, kept in run.json)")
 
 
@@ -86,7 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if not settings.writes:
         return
-    settings.report_dir.mkdir(parents=True)
+    settings.report_dir.mkdir(parents=True, mode=0o700)
+    settings.report_dir.chmod(config.getoption("report_mode"))  # mkdir's own mode is cut by the umask
     config.option.xmlpath = config.option.xmlpath or str(settings.report_dir / "junit.xml")
     if config.pluginmanager.hasplugin("html") and not config.getoption("htmlpath"):
         config.option.htmlpath = str(settings.report_dir / "report.html")
@@ -107,6 +117,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     plant = f", plant {settings.plant.name}" if settings.plant else ""
     header = f"acceptance: run {settings.run_id}, inventory {settings.inventory.path}, seed {settings.seed}{plant}"
     return [header, *(f"warning: {warning}" for warning in settings.inventory.warnings)]
+
+
+def _folder_mode(text: str) -> int:
+    """An octal mode by which at least the owner can list, read and write."""
+    mode = int(text, 8) if re.fullmatch("0?[0-7]{3}", text) else 0
+    if mode & 0o700 != 0o700:
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 0700 or 0750, with 7 for the owner")
+    return mode
 
 
 def _seed(config: pytest.Config) -> int:
