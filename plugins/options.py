@@ -13,6 +13,7 @@ import pytest
 
 from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
+from fixtures.nodes.redact import hide
 from plugins.checks import TESTS, KnownCheck, read_checks, required_ids
 from plugins.keys import SETTINGS, Settings, settings_of
 from plugins.terminal import clean
@@ -77,6 +78,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("collectonly") or config.getoption("help", False) or not is_under_test(config):
         return
     inventory = _load_inventory(inventory_path(config))
+    cluster = inventory.cluster
+    hide(*filter(None, (cluster.dynamo_etcd_url, cluster.dynamo_nats_url, cluster.dynamo_frontend_url)))
     known, complete = read_checks(config.rootpath)
     handed = getattr(config, "workerinput", {}).get("acceptance")  # what the xdist controller decided
     run_id = handed["run_id"] if handed else f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from fixtures.nodes.redact import redacted
 from plugins.checks import TESTS
 from plugins.keys import CHECK, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
@@ -162,6 +163,7 @@ class Recorder:
             "tear_down_errors": run["tear_down_errors"],
             "kept": run["kept"],
         }
+        self.data = redacted(self.data)
         self._judge(selected_ids, exitstatus)
         if mismatch := schema_mismatch(self.data):
             self.problems.append(f"run.json does not fit its schema: {mismatch}")

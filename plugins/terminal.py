@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import pytest
 
-from fixtures.nodes.redact import redact
+from fixtures.nodes.redact import redact, redacted
 from fixtures.printable import printable
 
 
@@ -22,7 +23,15 @@ def clean_report(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = (path, line, clean(reason))
     elif report.longrepr is not None and clean(text := report.longreprtext) != text:
         report.longrepr = clean(text)
+    if isinstance(report, pytest.TestReport):
+        report.user_properties = [(name, redacted({name: value})[name]) for name, value in report.user_properties]
     report.sections = [(name, clean(content)) for name, content in report.sections]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_metadata(metadata: dict[str, Any]) -> None:
+    """pytest-metadata puts a CI's environment variables into every report."""
+    metadata.update(redacted(metadata))
 
 
 @pytest.hookimpl(trylast=True)
