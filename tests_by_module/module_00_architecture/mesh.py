@@ -6,18 +6,22 @@ from collections.abc import Sequence
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import in_parallel
 from fixtures.nodes import Node
-from fixtures.nodes.transport import Pipe
+from fixtures.nodes.answers import Port, Text, fitting, told
+from fixtures.nodes.conversation import Conversation
 
 LISTENS_WITHIN_S, CONNECTS_WITHIN_S = 20, 30
 # says its port, or why it has none, and takes connections until its stdin ends
 LISTEN = """
-import os, socket, sys, threading
+import json, os, socket, sys, threading
+address, mark = sys.argv[1:]
+def say(what):
+    os.write(1, (mark + json.dumps(what) + "\\n").encode())
 try:
-    server = socket.create_server((sys.argv[1], 0), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+    server = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 except OSError as error:
-    os.write(1, b"%s\\n" % str(error).encode())
+    say(str(error))
 else:
-    os.write(1, b"%d\\n" % server.getsockname()[1])
+    say(server.getsockname()[1])
     take = lambda: [server.accept()[0].close() for _ in iter(int, 1)]
     threading.Thread(target=take, daemon=True).start()
     os.read(0, 1)
@@ -38,19 +42,18 @@ with concurrent.futures.ThreadPoolExecutor(max(1, len(addresses))) as pool:
 
 def unreached(nodes: Sequence[Node]) -> list[str]:
     """A sentence for each node that cannot listen at its data address, and for each pair that does not connect."""
-    listeners: list[Pipe] = []
+    listeners: list[Conversation] = []
 
-    def listen(node: Node) -> str:
-        argv = [node.python, "-I", "-S", "-c", LISTEN, node.address]
-        listeners.append(pipe := node.converse(argv, Deadline(LISTENS_WITHIN_S, f"a listener on {node.name}")))
-        said = b""
-        while not said.endswith(b"\n") and (more := pipe.read_stdout()):
-            said += more
-        return said.decode().strip() or "it ended"
+    def listen(node: Node) -> int | str:
+        deadline = Deadline(LISTENS_WITHIN_S, f"a listener on {node.name}")
+        talk = node.converse([node.python, "-I", "-S", "-c", LISTEN, node.address], deadline)
+        listeners.append(talk)
+        with talk.until(deadline):
+            return fitting(node.name, "where it listens", talk.ask(), Port | Text)
 
     try:
         said = dict(zip(nodes, in_parallel(listen, nodes), strict=True))
-        ports = {node: int(text) for node, text in said.items() if text.isdigit()}
+        ports = {node: port for node, port in said.items() if isinstance(port, int)}
         failed = [
             f"{node.name} cannot listen at its data address {node.address}: {text}"
             for node, text in said.items()
@@ -61,7 +64,8 @@ def unreached(nodes: Sequence[Node]) -> list[str]:
             argv = [source.python, "-I", "-S", "-c", CONNECT]
             sent = json.dumps([[node.address, port] for node, port in ports.items()]).encode()
             deadline = Deadline(CONNECTS_WITHIN_S, f"connections from {source.name}")
-            answers = json.loads(source.run(argv, stdin=sent, deadline=deadline).stdout)
+            printed = source.run(argv, stdin=sent, deadline=deadline).stdout
+            answers = told(source.name, "who answers it", printed, list[Text | None])
             return [
                 f"{source.name} does not reach {target.name} at its data address {target.address} ({why})"
                 for target, why in zip(ports, answers, strict=True)
@@ -70,11 +74,4 @@ def unreached(nodes: Sequence[Node]) -> list[str]:
 
         return failed + [each for told in in_parallel(connect, nodes) for each in told]
     finally:
-        in_parallel(_end, listeners)
-
-
-def _end(pipe: Pipe) -> None:
-    try:
-        pipe.close_stdin()
-    finally:
-        pipe.close()
+        in_parallel(lambda talk: talk.close(), listeners)
