@@ -19,3 +19,9 @@ ALL = [
 
 # They import each other; told to pytest beforehand, whichever is imported first.
 pytest.register_assert_rewrite(*ALL)
+
+
+def refuse_parts(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Raises UsageError when one of these plugins is switched off: without it a run could say something false."""
+    if off := [name for name in ALL if pluginmanager.is_blocked(name)]:
+        raise pytest.UsageError(f"-p no:{off[0]}: this plugin is a part of the suite; there is no verdict without it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from plugins import refuse_parts
 from plugins.terminal import clean
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Specs:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    refuse_parts(pluginmanager)
     pluginmanager.add_hookspecs(Specs)
 
 

@@ -12,6 +12,7 @@ from fixtures.catalogue import load_catalogue
 from fixtures.probes.capabilities import ALL_CAPABILITIES
 from plugins.checks import CHECK_ID, MODULE, TESTS
 from plugins.keys import settings_of
+from plugins.options import only_shows
 
 MARKERS = {
     "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "
@@ -85,6 +86,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.workeroutput["usage_error"] = text
             return
         raise pytest.UsageError(text)
+    if settings is None and not only_shows(config) and any(item.get_closest_marker("check") for item in items):
+        raise pytest.UsageError(f"{config.rootpath} is not the suite's root: there would be no verdict on its checks")
     if settings is not None and settings.plant is not None:
         inside = [item for item in items if module_of(item) in settings.plant.modules]
         config.hook.pytest_deselected(items=[item for item in items if item not in inside])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import plugins
 from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
 from fixtures.nodes.redact import hide
@@ -18,8 +19,19 @@ from plugins.checks import TESTS, KnownCheck, read_checks, required_ids
 from plugins.keys import SETTINGS, Settings, settings_of
 from plugins.terminal import clean
 
+# options of pytest, by the name of their value: these show something, run no check and leave no run
+SHOWS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "collectonly")
+# and with these a check could count that was not run to its end, or was run until it passed
+REFUSED = {
+    "setuponly": "--setup-only runs no check; --dry-run shows the commands of the bring-up",
+    "setupplan": "--setup-plan runs no check; --collect-only lists the checks that are selected",
+    "looponfail": "--looponfail runs failed checks again until they pass; run the command again instead",
+}
+NO_ASSERT = "Python ignores assert statements here, so no check can fail: start it without -O, unset PYTHONOPTIMIZE"
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    plugins.refuse_parts(pluginmanager)
     group = parser.getgroup("acceptance", "acceptance of a Dynamo cluster")
     group.addoption("--inventory", metavar="PATH", help="the nodes to verify (default: inventory/local.yaml)")
     group.addoption("--plant", metavar="NAME", help="run with this sabotage in place; REJECTED when it is caught")
@@ -54,6 +66,19 @@ def is_under_test(config: pytest.Config) -> bool:
     return any(arg == tests or tests in arg.parents or arg in tests.parents for arg in args)
 
 
+def only_shows(config: pytest.Config) -> bool:
+    """True when pytest was asked to show something instead of running tests."""
+    return any(config.getoption(name, None) for name in SHOWS)
+
+
+def _refuse(config: pytest.Config) -> None:
+    refused = [why for name, why in REFUSED.items() if config.getoption(name, None)]
+    if not __debug__:
+        refused.append(NO_ASSERT)
+    if refused:
+        raise pytest.UsageError("\n".join(refused))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if config.getoption("list_plants"):
@@ -70,12 +95,14 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
             last = node
             print(clean(line))
         return 0
+    if is_under_test(config) and not only_shows(config):
+        _refuse(config)
     return None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("collectonly") or config.getoption("help", False) or not is_under_test(config):
+    if only_shows(config) or not is_under_test(config):
         return
     inventory = _load_inventory(inventory_path(config))
     cluster = inventory.cluster
@@ -91,7 +118,7 @@ def pytest_configure(config: pytest.Config) -> None:
         keep=config.getoption("keep"),
         seed=handed["seed"] if handed else _seed(config),
         runner=config.workerinput["workerid"] if handed else "main",
-        distributing=not handed and config.getoption("dist", "no") != "no",
+        distributing=not handed and config.getoption("dist", "no") != "no" and bool(config.getoption("tx")),
         known=known,
         required=required_ids(inventory.cluster.dynamo_requires, known, complete),
         thresholds=_thresholds(config.rootpath, inventory.path, known),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Generator
 from typing import Any
@@ -23,6 +25,8 @@ _WORDS = {
     "blocked_by_hardware": ("blocked by hardware", "b", "BLOCKED BY HARDWARE"),
     "known_defect": ("known defect", "k", "KNOWN DEFECT"),
 }
+# nothing has judged the check: an option or a plugin of pytest kept it from running
+NOT_RUN = "it was not run to its end, so nothing is known of it"
 
 
 def case_of(item: pytest.Item) -> str:
@@ -52,6 +56,24 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Notes that the test's function itself came to its end, whatever other plugins make of the call."""
+    __tracebackhide__ = True
+    if (state := pyfuncitem.stash.get(CHECK, None)) is not None:
+        function = pyfuncitem.obj
+
+        @functools.wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> object:
+            __tracebackhide__ = True
+            result = function(*args, **kwargs)
+            state.returned = not inspect.isawaitable(result)
+            return result
+
+        pyfuncitem.obj = noted
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -71,16 +93,21 @@ def pytest_runtest_makereport(
                 outcome, reason = "known_defect", f"{defect['issue']}: {defect['reason']} — seen now: {reason}"
             else:
                 reason += f" — not the known defect {defect['issue']}, which says: {defect['shows']}"
-        if state.outcome in ("passed", "not_covered", "blocked_by_hardware", "known_defect"):
+        if state.outcome in (None, "passed", "not_covered", "blocked_by_hardware", "known_defect"):
             state.outcome, state.reason = outcome, reason
         _show(report, outcome, reason)
-    elif report.when == "call" and (defect := _known_defect(item)):
+    elif report.when == "call" and state.returned and state.outcome is None:
+        state.outcome = "passed"
+    if state.outcome == "passed" and report.when == "call" and (defect := _known_defect(item)):
         state.outcome = "failed"
         known = f"{defect['issue']} ({defect['reason']}) is said to hold for {defect['versions']}"
         state.reason = f"unexpectedly passes: {known}"
         report.outcome, report.longrepr = "failed", state.reason
         report.acceptance_outcome = "failed"  # type: ignore[attr-defined]
     if report.when == "teardown":
+        if state.outcome is None:
+            state.outcome, state.reason = "error", NOT_RUN
+            _show(report, state.outcome, state.reason)
         report.acceptance = record_of(item, state)  # type: ignore[attr-defined]
     return report
 

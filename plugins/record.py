@@ -17,7 +17,7 @@ from plugins.checks import TESTS
 from plugins.keys import CHECK, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
 from plugins.outcomes import record_of
-from plugins.verdict import Verdict, decide
+from plugins.verdict import Verdict, decide, label
 
 SCHEMA = Path(__file__).parent.parent / "reports" / "run.schema.json"
 
@@ -37,6 +37,7 @@ class Recorder:
         self.running: dict[str, None] = {}  # node ids started and not yet recorded, in order
         self.runners: list[str] = []
         self.deaths: dict[str, tuple[str, str]] = {}  # runner -> where it was, what ended it
+        self._recorded: set[str] = set()  # node ids
         self._items: dict[str, pytest.Item] = {}
         self.deselected = False
         self.interrupted = False
@@ -66,8 +67,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         record = getattr(report, "acceptance", None)
         if record is not None:
-            self.running.pop(report.nodeid, None)
-            self.add(record)
+            self.add(report.nodeid, record)
         elif not report.nodeid.startswith(f"{TESTS}/"):
             self.running.pop(report.nodeid, None)
             if report.failed:
@@ -99,7 +99,9 @@ class Recorder:
 
     # the record
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, nodeid: str, record: dict[str, Any]) -> None:
+        self.running.pop(nodeid, None)
+        self._recorded.add(nodeid)
         record["required"] = record["id"] in self.settings.required
         self.checks.append(record)
         with (self.settings.report_dir / "measurements.jsonl").open("a", encoding="utf-8") as lines:
@@ -136,7 +138,7 @@ class Recorder:
     def finish(self, exitstatus: int) -> None:
         settings = self.settings
         for nodeid in [nodeid for nodeid in self.running if nodeid.startswith(f"{TESTS}/")]:
-            self.add(self.unfinished(nodeid, "interrupted before it ended"))
+            self.add(nodeid, self.unfinished(nodeid, "interrupted before it ended"))
         run = collect_records(self.config, settings, self.runners, self.deaths)
         if exitstatus not in (0, 1, 2, 5) and not self.problems:
             self.problems.append(f"pytest ended with exit status {int(exitstatus)}")
@@ -164,15 +166,17 @@ class Recorder:
             "kept": run["kept"],
         }
         self.data = redacted(self.data)
-        self._judge(selected_ids, exitstatus)
+        self._judge(exitstatus)
         if mismatch := schema_mismatch(self.data):
             self.problems.append(f"run.json does not fit its schema: {mismatch}")
-            self._judge(selected_ids, exitstatus)
+            self._judge(exitstatus)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 
-    def _judge(self, selected_ids: set[str], exitstatus: int) -> None:
-        self.verdict = decide(self.data, selected_ids, interrupted=self.interrupted, pytest_failed=exitstatus == 1)
+    def _judge(self, exitstatus: int) -> None:
+        never = [node_id for node_id in self.selected - self._recorded if node_id.startswith(f"{TESTS}/")]
+        never_ran = sorted(label(self.unfinished(node_id, "")) for node_id in never)
+        self.verdict = decide(self.data, never_ran, interrupted=self.interrupted, pytest_failed=exitstatus == 1)
         self.data["verdict"], self.data["exit_status"] = self.verdict.word, self.verdict.exit_status
         self.data["incomplete"] = self.verdict.incomplete
 

@@ -25,15 +25,15 @@ class Verdict:
     incomplete: list[str] = field(default_factory=list)  # what the profile requires and did not get
 
 
-def decide(data: dict[str, Any], selected_ids: set[str], *, interrupted: bool, pytest_failed: bool) -> Verdict:
+def decide(data: dict[str, Any], never_ran: list[str], *, interrupted: bool, pytest_failed: bool) -> Verdict:
     """The verdict on a run's record.
 
-    `selected_ids`: the ids of the checks that pytest selected; of the required ones only these are demanded.
+    `never_ran`: the checks, by id and case, that pytest selected and of which it gave no result.
     `pytest_failed`: pytest counted a failure itself; then the session is never ACCEPTED.
     """
     checks = data["checks"]
     counts = Counter(check["outcome"] for check in checks)
-    incomplete = _incomplete(data, selected_ids)
+    incomplete = _incomplete(data, never_ran)
     rejected = bool(counts["failed"] or counts["error"] or data["problems"] or data["tear_down_errors"])
     if interrupted:
         word, status = "INCOMPLETE", 2
@@ -45,14 +45,13 @@ def decide(data: dict[str, Any], selected_ids: set[str], *, interrupted: bool, p
     return Verdict(word, status, _line(data, word, counts), incomplete)
 
 
-def _incomplete(data: dict[str, Any], selected_ids: set[str]) -> list[str]:
+def _incomplete(data: dict[str, Any], never_ran: list[str]) -> list[str]:
     checks = data["checks"]
     reasons = []
     if not any(check["outcome"] in _RAN for check in checks):
         reasons.append("no check ran")
-    recorded = {check["id"] for check in checks}
-    for check_id in sorted(selected_ids & set(data["required"]) - recorded):
-        reasons.append(f"{check_id} is required and did not run")
+    if never_ran:
+        reasons.append(f"selected, and never run: {', '.join(never_ran)}")
     for check in checks:
         if not check["required"]:
             continue

@@ -41,7 +41,6 @@ def data(*checks, **other):
         (data(check(), problems=["could not be collected"]), "REJECTED", 1),
         (data(check(), tear_down_errors=["etcd"]), "REJECTED", 1),
         (data(check(outcome="failed"), check("M00-02", "not_covered")), "REJECTED", 1),
-        (data(check("M00-02", required=False)), "INCOMPLETE", 6),  # selected, required, never ran
         (data(check(), check("M00-02", "not_covered")), "INCOMPLETE", 6),
         (data(check(judgements=("no_threshold",))), "INCOMPLETE", 6),
         (data(check(judgements=("too_few",))), "INCOMPLETE", 6),
@@ -50,14 +49,20 @@ def data(*checks, **other):
     ],
 )
 def test_verdict(record, word, status):
-    verdict = decide(record, {"M00-01"}, interrupted=False, pytest_failed=False)
+    verdict = decide(record, [], interrupted=False, pytest_failed=False)
     assert (verdict.word, verdict.exit_status) == (word, status)
     assert bool(verdict.incomplete) == (word == "INCOMPLETE") or word == "REJECTED"
 
 
+def test_what_was_selected_and_never_ran_is_incomplete_whether_required_or_not():
+    verdict = decide(data(check()), ["M00-02", "M00-03[a]"], interrupted=False, pytest_failed=False)
+    assert (verdict.word, verdict.exit_status) == ("INCOMPLETE", 6)
+    assert verdict.incomplete == ["selected, and never run: M00-02, M00-03[a]"]
+
+
 def test_interrupted_and_pytests_own_failure_are_never_accepted():
-    assert decide(data(check()), {"M00-01"}, interrupted=True, pytest_failed=False).exit_status == 2
-    assert decide(data(check()), {"M00-01"}, interrupted=False, pytest_failed=True).exit_status == 1
+    assert decide(data(check()), [], interrupted=True, pytest_failed=False).exit_status == 2
+    assert decide(data(check()), [], interrupted=False, pytest_failed=True).exit_status == 1
 
 
 def test_a_profile_names_ids_and_patterns_and_takes_out_again():
