@@ -1,5 +1,7 @@
 """Prefill really ran elsewhere, and its KV came over the link that was meant, fast enough for it."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from fixtures.deadline import DeadlineExceeded
@@ -98,9 +100,22 @@ def test_prefill_ran_on_the_prefill_worker(
     measure.judge()
 
 
+@dataclass(frozen=True)
+class Moved:
+    """A known amount of KV: what the witness says, what decode counted, and what each of decode's RDMA ports carried.
+
+    `on_data`: bytes on the data link, as a share of the KV.
+    """
+
+    told: Witness
+    counted: Counted
+    rdma: dict[str, float]
+    on_data: float
+
+
 @pytest.fixture(scope="module")
-def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> tuple[Witness, Counted, float]:
-    """A known amount of KV, and what every look says of it: the witness, decode's counters, data link's share."""
+def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Moved:
+    """A known amount of KV, and what every look says of it."""
     settings = run.equipment()[sides.decode.node.name].runtime.spec.settings
     longest = (settings.max_model_len or 4096) - 64
     ids = files.tokenizer().plain_ids
@@ -130,7 +145,8 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> tu
     )
     data = {name: _data_interface(run.inventory, nodes[name]) for name in nodes}
     on_data = max(each.netdevs.get(data[each.node], 0) for each in seen)
-    return told, now, on_data / now.nixl_bytes if now.nixl_bytes else 0.0
+    rdma = next(each.rdma for each in seen if each.node == sides.decode.node.name)
+    return Moved(told, now, rdma, on_data / now.nixl_bytes if now.nixl_bytes else 0.0)
 
 
 def _data_interface(inventory: Inventory, node: Node) -> str:
@@ -146,15 +162,14 @@ def _data_interface(inventory: Inventory, node: Node) -> str:
 @pytest.mark.check(
     "M10-07", by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV", causes=[44, 79]
 )
-def test_kv_goes_by_the_declared_transport(moved, inventory: Inventory, measure, evidence):
+def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, measure, evidence):
     """What NIXL, the interfaces, the RDMA ports and UCX itself say of a known transfer names the declared transport."""
-    told, _, on_data = moved
-    evidence.note("the witness", str(told).replace("; ", "\n"))
+    evidence.note("the witness", str(moved.told).replace("; ", "\n"))
     declared = inventory.cluster.dynamo_kv_transport
-    wrong = told.against(declared)
+    wrong = moved.told.against(declared)
     assert not wrong, "; ".join(wrong)
     if declared == "tcp":
-        measure("data_link_of_kv_bytes", on_data)
+        measure("data_link_of_kv_bytes", moved.on_data)
     measure.judge()
 
 
@@ -163,11 +178,13 @@ def test_kv_goes_by_the_declared_transport(moved, inventory: Inventory, measure,
     by_hand="vllm:nixl_bytes_transferred and vllm:nixl_xfer_time_seconds, against the link's rate",
     causes=[43],
 )
-def test_kv_moves_as_fast_as_its_link_allows(moved, run: Run, sides: Sides, inventory: Inventory, measure, evidence):
+def test_kv_moves_as_fast_as_its_link_allows(
+    moved: Moved, run: Run, sides: Sides, inventory: Inventory, measure, evidence
+):
     """A transfer takes no longer than a floor that follows from what lies between prefill and decode."""
-    _, counted, _ = moved
-    decode, prefill = sides.decode.node, sides.prefill.node
-    judged = judge_transfers(counted.transfers(), _copy(run, decode) if prefill is decode else _link(inventory, decode))
+    counted, decode = moved.counted, sides.decode.node
+    link = _copy(run, decode) if sides.prefill.node is decode else _link(inventory, decode, moved.rdma)
+    judged = judge_transfers(counted.transfers(), link)
     evidence.note("the floor", judged.sentence)
     measure("kv_of_link_share", judged.share, n=int(counted.nixl_count))
     measure(
@@ -185,19 +202,16 @@ def _copy(run: Run, node: Node) -> Link:
         raise CouldNotLook(f"{node.name}: no plain copy to compare with: {error}") from error
 
 
-def _link(inventory: Inventory, node: Node) -> Link:
-    """The link that the inventory declares for KV. Raises CouldNotLook where it tells no rate."""
-    spec = inventory.node(node.name)
-    state = carriers(node)
+def _link(inventory: Inventory, node: Node, carried: dict[str, float]) -> Link:
+    """The link that the inventory declares for KV, whose RDMA ports carried so many bytes each.
+
+    Raises CouldNotLook where it tells no rate.
+    """
+    state, ports = carriers(node), inventory.node(node.name).rdma_ports
     try:
-        if spec.dynamo_rdma_devices:
-            rates = {
-                port: each["rate"]
-                for port, each in state["rdma"].items()
-                if port.split(":")[0] in spec.dynamo_rdma_devices
-            }
-            return rdma_link(rates)
+        if ports and inventory.cluster.dynamo_kv_transport in ("rdma", None):
+            return rdma_link(state["rdma"], ports, carried)
         name = _data_interface(inventory, node)
-        return netdev_link({name: str(state["netdevs"][name]["speed_mbps"] or "")})
+        return netdev_link(name, state["netdevs"][name])
     except ValueError as error:
         raise CouldNotLook(f"{node.name}: {error}") from None

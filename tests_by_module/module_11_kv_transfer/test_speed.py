@@ -6,11 +6,14 @@ import pytest
 
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import COPIES, LONG_S, Pair, plain_copy, whole
+from fixtures.kv_transfer.side import Side
 from fixtures.measure.kv_transfer import Judged, Link, Transfers, judge_transfers, netdev_link, rdma_link
 from fixtures.measure.measurement import Measurement
 from fixtures.outcomes import CouldNotLook
 from fixtures.probes.probe import carriers
-from tests_by_module.module_11_kv_transfer.looking import data_interface
+from fixtures.run import Run
+from tests_by_module.module_11_kv_transfer.conftest import end
+from tests_by_module.module_11_kv_transfer.looking import counted, data_interface
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 TIMES = 20
@@ -60,15 +63,15 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pai
 @pytest.mark.needs("multi_node")
 @pytest.mark.performance
 def test_transfers_between_nodes_are_not_far_below_their_link(
-    kv_apart: Pair, inventory: Inventory, evidence, measure
+    kv_apart: Pair, run: Run, inventory: Inventory, evidence, measure
 ) -> None:
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
     plain = Link("netdev", kv_apart.tcp_bytes_per_s(kv_apart.size, TIMES), "one plain TCP stream, just before")
     measure("plain_tcp_gb_s", plain.bytes_per_s / 1e9, n=TIMES)
-    said = said_speed(kv_apart)
+    said = said_speed(kv_apart.near)
     as_plain = judge_transfers(Transfers(kv_apart.size, kv_apart.size / plain.bytes_per_s, 1), said)
-    moved = best(kv_apart)
-    link = rdma_ports(kv_apart) if inventory.cluster.dynamo_kv_transport == "rdma" else plain
+    moved, (carried, *_) = counted(run, kv_apart, lambda: best(kv_apart))
+    link = said_rates(kv_apart.near, carried.rdma) if inventory.cluster.dynamo_kv_transport == "rdma" else plain
     judged = {operation: judge_transfers(each, link) for operation, each in moved.items()}
     judged["plain TCP"] = as_plain
     told(judged, evidence)
@@ -83,19 +86,49 @@ def test_transfers_between_nodes_are_not_far_below_their_link(
     measure.judge()
 
 
-def said_speed(pair: Pair) -> Link:
-    """What the interface of the near end's data address says of itself."""
-    netdev = data_interface(pair.near)
+def said_speed(side: Side) -> Link:
+    """What the interface of its data address says of itself."""
+    netdev = data_interface(side)
     try:
-        return netdev_link({netdev: str(carriers(pair.near.node)["netdevs"][netdev]["speed_mbps"])})
+        return netdev_link(netdev, carriers(side.node)["netdevs"][netdev])
     except ValueError as error:
-        raise CouldNotLook(f"{pair.near.node.name}: {error}") from error
+        raise CouldNotLook(f"{side.node.name}: {error}") from error
 
 
-def rdma_ports(pair: Pair) -> Link:
-    """What the declared devices' ports say of themselves."""
-    declared, found = pair.near.node.spec.dynamo_rdma_devices, carriers(pair.near.node)["rdma"]
-    return rdma_link({name: port["rate"] for name, port in found.items() if name.split(":")[0] in declared})
+def said_rates(side: Side, carried: dict[str, float]) -> Link:
+    """What the ports and lanes of the declared devices say of themselves, where these carried so many bytes each."""
+    try:
+        return rdma_link(carriers(side.node)["rdma"], side.node.spec.rdma_ports, carried)
+    except ValueError as error:
+        raise CouldNotLook(f"{side.node.name}: {error}") from error
+
+
+@pytest.mark.check("M11-18", by_hand="UCX_NET_DEVICES=DEVICE:1, one after the other; current_link_speed and _width")
+@pytest.mark.needs("multi_node", "kv_transport")
+@pytest.mark.performance
+def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
+    kv_apart: Pair, run: Run, inventory: Inventory, evidence, measure
+) -> None:
+    """The first declared device of one node to the first of the other, and so on: a degraded one hides among others."""
+    evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
+    judged: dict[str, Judged] = {}
+    rdma = inventory.cluster.dynamo_kv_transport == "rdma"
+    sides = (kv_apart.near, kv_apart.far)
+    devices = [side.node.spec.rdma_ports if rdma else (data_interface(side),) for side in sides]
+    for number, (here, there) in enumerate(zip(*devices, strict=True), 1):
+        near, far = (end(run, f"kv-device-{number}-{n}", side.node.name) for n, side in enumerate(sides, 1))
+        near.env["UCX_NET_DEVICES"], far.env["UCX_NET_DEVICES"] = here, there
+        with near, far:
+            pair = Pair(near, far, kv_apart.size, kind=kv_apart.kind)
+            pair.connect()
+            link = said_rates(near, {here: 1}) if rdma else said_speed(near)
+            for operation, moved in best(pair).items():
+                judged[f"{near.node.name} {here}, {far.node.name} {there}, {operation}"] = judge_transfers(moved, link)
+    told(judged, evidence)
+    slowest = max(judged, key=lambda name: judged[name].time_over_allowed)
+    measured = measure("slowest_device_time_over_allowed", judged[slowest].time_over_allowed, n=len(judged))
+    assert not (bad := slow({slowest: judged[slowest]}, [measured])), bad
+    measure.judge()
 
 
 @pytest.mark.check("M11-15")
