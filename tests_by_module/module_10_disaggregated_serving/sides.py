@@ -15,6 +15,7 @@ from fixtures.services.dynamo import Worker
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
 NIXL_BYTES, NIXL_SECONDS = "vllm:nixl_bytes_transferred", "vllm:nixl_xfer_time_seconds"
 NIXL_FAILED, NIXL_EXPIRED = "vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_kv_expired_reqs_total"
+NIXL_UNTOLD = "vllm:nixl_num_failed_notifications_total"
 RUNNING, WAITING, KV_USED = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 COUNTED_WITHIN_S = 15
 # etcd's lease of a lost worker is 10 s, and it registers as soon as it is ready

@@ -18,17 +18,18 @@ from fixtures.measure.kv_transfer import (
     unused_kv,
 )
 from fixtures.nodes import Node, RemoteError
-from fixtures.oracle.ask import ask
+from fixtures.oracle.ask import ask, ask_all
 from fixtures.oracle.prompts import Prompt
 from fixtures.outcomes import CouldNotLook
 from fixtures.probes.probe import carriers, interface_of, links
 from fixtures.run import Run
+from fixtures.serving.exact import Oracle
 from fixtures.serving.model_files import ModelFiles
 from fixtures.witness.counters import carried, loaded
 from fixtures.witness.ucx import parse
 from fixtures.witness.verdict import Witness, witness
 from tests_by_module.module_10_disaggregated_serving.conftest import Asked
-from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
+from tests_by_module.module_10_disaggregated_serving.sides import NIXL_FAILED, NIXL_UNTOLD, Counted, Sides
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
 
@@ -190,6 +191,26 @@ def test_kv_moves_as_fast_as_its_link_allows(
     measure(
         "transfer_time_of_allowed", judged.time_over_allowed if counted.nixl_count else None, n=int(counted.nixl_count)
     )
+    measure.judge()
+
+
+@pytest.mark.check(
+    "M10-15",
+    by_hand="vllm:nixl_num_failed_transfers_total and vllm:nixl_num_failed_notifications_total of both workers",
+)
+def test_no_transfer_and_no_notification_failed(
+    cold: dict[str, Asked], moved: Moved, sides: Sides, oracle: Oracle, measure, evidence
+):
+    """Since both sides were started, with nobody lost: cold prompts, and prompts of which decode has KV already."""
+    before = sides.counted()
+    ask_all(sides.deployment.endpoint, oracle.prompts["first"], max_tokens=1)
+    sides.counted_since(before, sum(each.tokens for each in cold.values()))
+    pages = {name: sides.page(worker) for name, worker in sides.both.items()}
+    rows = [(name, page.total(NIXL_FAILED), page.total(NIXL_UNTOLD)) for name, page in pages.items()]
+    evidence.table("what failed", ["side", "transfers", "notifications"], rows)
+    transfers = int(sides.counted()["decode"].nixl_count)
+    measure("failed_transfers", sum(row[1] for row in rows), n=transfers)
+    measure("failed_notifications", sum(row[2] for row in rows), n=transfers)
     measure.judge()
 
 

@@ -94,11 +94,13 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
 @pytest.mark.check("M10-14", by_hand="kill -STOP decode for 3 s; its answers; prefill's log", causes=[37])
 def test_a_stall_shorter_than_the_lease_loses_nothing(patient: Sides, third: Oracle, allowed: float, measure, evidence):
     """Decode stands still for a few seconds: what prefill computed meanwhile is kept for it, and answers are right."""
-    prompts = third.prompts["third"]
+    prompts, before = third.prompts["third"], patient.counted()
     [answers], expired = while_decode_stalls(patient, prompts, pause_s=SHORT_STALL_S)
+    counted = patient.counted_since(before, sum(len(prompt.ids) for prompt in prompts))
     differences = third.differences("third", dict(zip((p.name for p in prompts), answers, strict=True)))
     evidence.table("answers", HEADERS, third.rows("third", differences))
     measure("leases_expired", expired, n=len(prompts))
+    measure("failed_transfers", sum(each.failed for each in counted.values()), n=len(prompts))
     measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(prompts))
     measure.judge()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fixtures.kv_transfer.pair import Operation, Pair, whole
-from fixtures.kv_transfer.side import Refused, Side
+from fixtures.kv_transfer.side import Side
 from fixtures.outcomes import CouldNotLook
 from fixtures.probes.probe import carriers, interface_of, links
 from fixtures.run import Run
@@ -35,10 +35,7 @@ def move(pair: Pair, operation: Operation) -> tuple[int, int]:
     One operation at a time: counters tell what was sent and what was received, and the larger one is taken.
     """
     times = -(-LEAST_BYTES // pair.size)
-    done = pair.move(operation, whole(pair.size), times=times)
-    if done["state"] != "DONE":
-        raise Refused(f"{operation} between {pair} ended with {done['state']}: {done.get('error_told', 'no end')}")
-    return times * pair.size, times * done["counted"]
+    return times * pair.size, times * pair.done(operation, whole(pair.size), times=times)["counted"]
 
 
 def data_interface(side: Side) -> str:

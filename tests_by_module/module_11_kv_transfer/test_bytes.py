@@ -60,7 +60,7 @@ def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> No
     found = []
     for operation in OPERATIONS:
         for size in sizes:
-            counted = pair.move(operation, whole(size))["counted"]
+            counted = pair.done(operation, whole(size))["counted"]
             if counted != size:
                 found.append(f"{operation} of {size} bytes between {pair}: NIXL's telemetry counted {counted}")
     assert not found, "; ".join(found)
