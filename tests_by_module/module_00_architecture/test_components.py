@@ -6,6 +6,7 @@ from fixtures.clients.inference import listed_models
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.picture import Picture
 from fixtures.inventory.model import Inventory
+from fixtures.nodes.addresses import split_port
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 
@@ -87,7 +88,7 @@ def test_components_listen_where_the_inventory_says(picture: Picture, inventory:
     wrong = []
     for component in found:
         declared = inventory.node(component.node).dynamo_data_address
-        address = component.address.rpartition(":")[0]
+        address = split_port(component.address)[0]
         if address != declared:
             wrong.append(
                 f"{component.id} is reached at {component.address}, and {component.node}'s data address is {declared}"

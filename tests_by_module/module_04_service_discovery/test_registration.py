@@ -13,6 +13,7 @@ from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.registry import instance_keys, registered_workers
 from fixtures.inventory.model import Inventory
+from fixtures.nodes.addresses import split_port, with_port
 from fixtures.run import Run
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()"
@@ -139,9 +140,8 @@ def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
             done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"etcd from {node.name}"), expect=None)
             if done.rc:
                 why = done.stderr.strip().splitlines()[-1]
-                wrong.append(
-                    f"{node.name} does not reach etcd at {address}:{port} ({why}); etcd advertises {etcd.member_urls()}"
-                )
+                at = f"{with_port(address, port)} ({why}); etcd advertises {etcd.member_urls()}"
+                wrong.append(f"{node.name} does not reach etcd at {at}")
     assert addresses, "no node has the role etcd: nothing to reach"
     assert not wrong, "; ".join(wrong)
 
@@ -160,11 +160,11 @@ def test_no_instance_key_is_stale(run: Run, deployment: Deployment, etcd: Etcd):
             continue
         if etcd.lease(key.lease_id).remaining_ttl_s <= 0:
             stale.append(f"{key.name} is stale: its lease is gone")
-        address, _, port = key.json().get("transport", {}).get("tcp", "").partition("/")[0].rpartition(":")
+        address, port = split_port(key.json().get("transport", {}).get("tcp", "").partition("/")[0])
         if not address:
             continue  # the NATS request plane names a subject: its lease is all that can be asked
-        argv = [node.python, "-I", "-c", CONNECT, address, port]
+        argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
         done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"{key.name}"), expect=None, hidden=True)
         if done.rc:
-            stale.append(f"{key.name} is stale: nothing listens at {address}:{port}")
+            stale.append(f"{key.name} is stale: nothing listens at {with_port(address, port)}")
     assert not stale, "; ".join(stale)

@@ -12,6 +12,7 @@ from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_paral
 from fixtures.deployments.registry import RegisteredWorker
 from fixtures.inventory.model import Inventory
 from fixtures.nodes import Node
+from fixtures.nodes.addresses import with_port
 from fixtures.outcomes import CouldNotLook
 from fixtures.probes.probe import sockets
 from fixtures.run import Run
@@ -43,16 +44,17 @@ def test_workers_register_their_own_nodes_data_address(
     wrong, rows = [], []
     for worker in workers:
         for address, port in registered_at(worker):
-            rows.append([worker.hex_id, f"{address}:{port}", data.get(address)])
+            at = with_port(address, port)
+            rows.append([worker.hex_id, at, data.get(address)])
             if ip_address(address).is_loopback:
-                wrong.append(f"worker {worker.hex_id} is registered at loopback, {address}:{port}")
+                wrong.append(f"worker {worker.hex_id} is registered at loopback, {at}")
             elif address in management:
                 name = management[address]
-                wrong.append(f"worker {worker.hex_id} is registered at {name}'s management address, {address}:{port}")
+                wrong.append(f"worker {worker.hex_id} is registered at {name}'s management address, {at}")
             elif address not in data:
-                wrong.append(f"worker {worker.hex_id} is registered at {address}:{port}, no node's data address")
+                wrong.append(f"worker {worker.hex_id} is registered at {at}, no node's data address")
             elif not listening[data[address]] & {(each, port) for each in (address, *ANY_ADDRESS)}:
-                wrong.append(f"worker {worker.hex_id} is registered at {address}:{port}, and is not on {data[address]}")
+                wrong.append(f"worker {worker.hex_id} is registered at {at}, and is not on {data[address]}")
     evidence.table("registered", ["worker", "address", "data address of"], rows)
     assert rows, "the workers have registered no address: nothing to look at"
     assert not wrong, "; ".join(wrong)

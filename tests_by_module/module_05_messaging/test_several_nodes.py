@@ -9,6 +9,7 @@ from fixtures.clients.nats import connected
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.inventory.model import Inventory
+from fixtures.nodes.addresses import with_port
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 from fixtures.services.control_plane import NATS_PORT
@@ -45,7 +46,7 @@ def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
             done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"NATS from {node.name}"), expect=None)
             if done.rc:
                 why = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-                wrong.append(f"{node.name} does not reach NATS at {address}:{port} ({why})")
+                wrong.append(f"{node.name} does not reach NATS at {with_port(address, port)} ({why})")
     evidence.text("greetings", f"{len(run.nodes()) * len(addresses) - len(wrong)} of as many as there are nodes")
     assert not wrong, "; ".join(wrong)
 

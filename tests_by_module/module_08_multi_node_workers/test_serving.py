@@ -8,6 +8,7 @@ from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from fixtures.measure.timeline import lost
 from fixtures.nodes import Node
+from fixtures.nodes.addresses import with_port
 from fixtures.outcomes import BringUpFailed, CouldNotLook
 from fixtures.probes.probe import interface_of, sockets
 from tests_by_module.module_08_multi_node_workers.conftest import SERVES_CHECK, Served
@@ -59,9 +60,9 @@ def test_node_that_served_is_known(
         port = ports.get(worker.instance_id)
         pids = {each["pid"] for each in listening[worker.node] if each["local"] == [worker.address, port]}
         told, own = counts[worker.instance_id], served.counted.get(worker.instance_id)
-        rows.append([worker.hex_id, worker.node, f"{worker.address}:{port}", *pids, told, own])
+        rows.append([worker.hex_id, worker.node, with_port(worker.address, port), *pids, told, own])
         if port is not None and not pids:
-            wrong.append(f"nothing listens on {worker.address}:{port} of {worker.node}")
+            wrong.append(f"nothing listens on {with_port(worker.address, port)} of {worker.node}")
         if told != own:
             wrong.append(f"{told} answers name {worker.hex_id}, the process on {worker.node} counted {own}")
     evidence.table("who served", ["worker", "node", "address", "pid", "answers", "counted"], rows)
