@@ -14,9 +14,7 @@ PARTS = (
 
 def test_checks_pass_at_an_ipv6_address(start, inventory):
     site = inventory(dynamo_data_address='"0:0:0:0:0:0:0:1"', dynamo_jetstream_runtime="~")
-    child = start(*PARTS, "--inventory", site).ended(0)
-    outcomes = {
-        check["id"]: check["outcome"] for check in json.loads((child.report / "run.json").read_text())["checks"]
-    }
+    record = start(*PARTS, "--inventory", site).ended(0).record
+    outcomes = {check["id"]: check["outcome"] for check in record["checks"]}
     for check in ("M00-02", "M00-04", "M00-06", "M04-01", "M04-12", "M04-13", "M05-05"):
         assert outcomes[check] == "passed", check
