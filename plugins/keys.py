@@ -58,6 +58,7 @@ class CheckState:
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
+WAITED_S: pytest.StashKey[float] = pytest.StashKey()  # of the Run's waits, what no check's duration holds
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
 RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
 

@@ -12,11 +12,13 @@ import pytest
 
 from fixtures.deadline import Deadline, wait_until
 from fixtures.teardown import attempted
+from plugins.capabilities import may_run
 from plugins.keys import RUN, SETTINGS, Settings, settings_of
 from plugins.terminal import clean
 
 ALONE = ("destructive", "performance")
 RUNNER_RECORD = "runner-{}.json"
+ALONE_ON_NODES = ".alone-on-its-nodes"
 # longer than an engine takes to end, of which a run may have to end several
 TORN_DOWN_WITHIN_S = 300
 EMPTY = {"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "transcript": [], "timeline": []}
@@ -68,11 +70,19 @@ def _close_left_over(config: pytest.Config) -> None:
             print(clean(f"tear-down: {error}"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Checks that break things or measure speed have their nodes for themselves."""
-    run = session.config.stash.get(RUN, None)
-    if run is not None and any(item.get_closest_marker(name) for item in session.items for name in ALONE):
-        run.exclusive = True
+    """Checks that break things or measure speed have their nodes for themselves, and from other runners as well.
+
+    A runner leaves its controller a word of that, before xdist tells it what is collected.
+    """
+    settings, run = settings_of(session.config), session.config.stash.get(RUN, None)
+    if settings is None or run is None:
+        return
+    alone = (item for item in session.items if any(item.get_closest_marker(name) for name in ALONE))
+    run.exclusive = run.exclusive or any(may_run(item, settings) for item in alone)
+    if run.exclusive and not settings.writes:
+        (settings.report_dir / ALONE_ON_NODES).touch()
 
 
 @contextmanager
@@ -159,6 +169,7 @@ def collect_records(
     if not settings.distributing:
         return close_run(config)
     merged: dict[str, Any] = json.loads(json.dumps(EMPTY)) | {"tear_down_errors": [], "kept": []}
+    (settings.report_dir / ALONE_ON_NODES).unlink(missing_ok=True)
     for runner in dict.fromkeys([*runners, *deaths]):
         path = settings.report_dir / RUNNER_RECORD.format(runner)
         if not path.is_file():

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook
 from plugins.checks import title_of
 from plugins.evidence import slugify
-from plugins.keys import CHECK, RUN, CheckState, settings_of
+from plugins.keys import CHECK, RUN, WAITED_S, CheckState, settings_of
 from plugins.marks import arguments, module_of
 from plugins.terminal import clean, clean_report
 
@@ -82,6 +82,7 @@ def pytest_runtest_makereport(
     if state is None:
         return report
     clean_report(report)
+    report.duration = max(0.0, report.duration - _waited_s(item.config))
     state.duration_s += report.duration
     if report.outcome != "passed" or hasattr(report, "wasxfail"):
         outcome, reason = _outcome(state, report, call)
@@ -110,6 +111,13 @@ def pytest_runtest_makereport(
             _show(report, state.outcome, state.reason)
         report.acceptance = record_of(item, state)  # type: ignore[attr-defined]
     return report
+
+
+def _waited_s(config: pytest.Config) -> float:
+    """For other runs, since it was asked last: that is no check's time."""
+    before = config.stash.get(WAITED_S, 0.0)
+    config.stash[WAITED_S] = sum(wait["duration_s"] for wait in config.stash[RUN].waits)
+    return config.stash[WAITED_S] - before
 
 
 def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[str, str]:

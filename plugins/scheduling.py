@@ -9,6 +9,7 @@ import pytest
 
 from plugins.checks import TESTS
 from plugins.keys import RECORDER, settings_of
+from plugins.lifecycle import ALONE_ON_NODES
 from plugins.runner_deaths import RunnerDeaths
 
 try:
@@ -16,18 +17,34 @@ try:
 except ImportError:  # xdist is switched off or absent: then nothing asks for a scheduler
     LoadScopeScheduling = object
 
+ALL_ON_ONE = (
+    "all checks stay on one runner: some of them have their nodes for themselves (on GPUs, destructive or performance)"
+)
+
 
 class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """The scope of a test is its module package; of a test outside tests_by_module, its file.
 
-    What a runner that died leaves goes on in another one, without the test that ran.
+    All are one scope where a check has its nodes for itself. What a runner that died leaves goes on in another runner,
+    without the test that ran.
     """
 
     def __init__(self, config: pytest.Config, log: Any, deaths: RunnerDeaths) -> None:
         super().__init__(config, log)
         self._deaths = deaths
+        self._alone = False
+
+    def schedule(self) -> None:
+        settings = settings_of(self.config)
+        if self.collection is None and (settings.report_dir / ALONE_ON_NODES).exists():  # type: ignore[union-attr]
+            self._alone = True
+            if self.numnodes > 1 and (terminal := self.config.pluginmanager.getplugin("terminalreporter")):
+                terminal.write_line(ALL_ON_ONE)
+        super().schedule()
 
     def _split_scope(self, nodeid: str) -> str:
+        if self._alone:
+            return TESTS
         parts = nodeid.split("::")[0].split("/")
         return "/".join(parts[:2] if parts[0] == TESTS else parts)
 

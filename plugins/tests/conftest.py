@@ -34,7 +34,9 @@ class FakeTable:
         return Look("ready", "")
 
 class FakeRun:
+    exclusive = False
     def __init__(self, settings):
+        self.waits = []
         self.settings = settings
     def capabilities(self):
         return FakeTable()

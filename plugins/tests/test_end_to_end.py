@@ -151,6 +151,15 @@ def test_nothing_is_left_when_pytest_is_killed(start):
     nothing_left(run_id, killed=True)
 
 
+def test_two_runners_share_a_node_where_no_check_can_run_that_needs_it_alone(start):
+    """Destructive checks and those of speed are selected, and need an engine that is not declared."""
+    child = start(*ALL, "tests_by_module/module_10_disaggregated_serving", "-n", "2").ended(0)
+    timeline = child.record["timeline"]
+    took = {entry["what"]: entry["duration_s"] for entry in timeline if entry["what"].endswith(": nodes")}
+    assert sorted(took) == ["gw0: nodes", "gw1: nodes"] and max(took.values()) < 5, took
+    assert not [entry for entry in timeline if ": wait: " in entry["what"]]
+
+
 KILLS_ITS_RUNNER = """
 import os, signal
 

@@ -163,7 +163,7 @@ def test_runners_that_die_at_once_and_their_replacements(suite):
         CONFTEST
         + """
 def pytest_collection(session):
-    if os.environ.get("PYTEST_XDIST_WORKER") == "gw2":
+    if getattr(session.config, "workerinput", {}).get("workerid") == "gw2":
         import time
         open("gw2", "w").close()
         time.sleep(3)
@@ -204,9 +204,13 @@ def test_a_runner_that_dies_between_two_checks(suite):
     suite.pytester.makeconftest(
         CONFTEST
         + """
-def pytest_runtest_logfinish(nodeid):
-    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0" and "[1]" in nodeid:
-        os._exit(5)
+class Ends:
+    def pytest_runtest_logfinish(self, nodeid):
+        if "[1]" in nodeid: os._exit(5)
+
+def pytest_configure(config):
+    if getattr(config, "workerinput", {}).get("workerid") == "gw0":
+        config.pluginmanager.register(Ends())
 """
     )
     rejected(suite, "-n", "1")

@@ -43,6 +43,54 @@ def test_each_module_stays_on_one_runner(suite):
     assert alone == together
 
 
+ALONE = """
+    import os
+
+    @pytest.mark.check("M00-01")
+    @pytest.mark.destructive
+    @pytest.mark.needs("CAPABILITY")
+    def test_alone(): pass
+
+    @pytest.mark.check("M00-02")
+    def test_where():
+        with open("runners", "a") as file:
+            print(os.environ.get("PYTEST_XDIST_WORKER"), file=file)
+"""
+
+
+@pytest.mark.parametrize(("capability", "runners"), [("managed", 1), ("real_engine", 2)])
+def test_checks_that_have_their_nodes_for_themselves_keep_all_on_one_runner(suite, capability, runners):
+    """Where they can run: what the inventory does not declare disturbs nobody."""
+    for number in (0, 1):
+        suite.module(number, ALONE.replace("CAPABILITY", capability).replace("M00", f"M{number:02}"))
+    result = suite.run("-n", "2")
+    assert result.ret == (0 if runners == 1 else 6), result.stdout.str()
+    assert len(set((suite.path / "runners").read_text().split())) == runners
+    told = [line for line in result.outlines if line.startswith("all checks stay on one runner: ")]
+    assert len(told) == (runners == 1)
+    assert {check["outcome"] for check in suite.record()["checks"]} <= {"passed", "not_covered"}
+    assert not list(suite.latest.glob(".*"))
+
+
+@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_a_wait_for_another_run_is_no_check_s_time(suite, args):
+    test = """
+        @pytest.fixture
+        def nodes(pytestconfig):
+            from plugins.keys import RUN
+            import time
+            time.sleep(3)
+            pytestconfig.stash[RUN].waits.append({"what": "wait: x", "start_s": 0.0, "duration_s": 3.0})
+
+        @pytest.mark.check("M00-01")
+        def test_needs_nodes(nodes): pass
+    """
+    suite.module(0, test)
+    assert suite.run(*args).ret == 0
+    assert suite.record()["checks"][0]["duration_s"] < 2
+    assert max(float(time) for time in re.findall(r'time="([^"]+)"', (suite.latest / "junit.xml").read_text())[1:]) < 2
+
+
 WAITS = """
     @pytest.mark.check("M00-01")
     def test_waits(measure, evidence):
