@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook
+from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from plugins.checks import title_of
 from plugins.evidence import slugify
 from plugins.keys import CHECK, RUN, WAITED_S, CheckState, settings_of
@@ -132,6 +132,8 @@ def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo
     if isinstance(error, BringUpFailed):
         own = error.check_id == state.check_id
         return ("failed", error.reason) if own else ("error", str(error))
+    if isinstance(error, NotOffered):
+        return "not_covered", str(error)
     if isinstance(error, CouldNotLook):
         return "error", f"could not look: {error}"
     reason = _last_line(report) if error is None else str(error) or type(error).__name__

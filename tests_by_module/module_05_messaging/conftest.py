@@ -60,7 +60,7 @@ def client(own_nats: Nats) -> Iterator[Client]:
 def published(deployment: Deployment) -> Published:
     """Requests of several lengths, none like another, to the shared deployment, with everything on NATS captured."""
     sizes = block_sizes(deployment)
-    with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(">") as messages:
+    with deployment.nats_client() as client, client.capture(">") as messages:
         asked, blocks = known_load(deployment, sizes)
         heard = partial(kv_events, client, messages, subject_of(deployment, "kv-events"))
         events = wait_for_blocks(heard, blocks)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.clients.kv_events import decode
-from fixtures.clients.nats import connected
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.dynamo_versions import dialect
@@ -58,7 +57,7 @@ def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
     deployment, request = durable.deployment, durable.asked
     size = deployment.registered_workers()[0].card["kv_cache_block_size"]
     expected = blocks_expected(request.tokens, size)
-    with connected(deployment.reach(deployment.settings.nats_url)) as client:
+    with deployment.nats_client() as client:
         streams = {each.config.name: each for each in client.streams()}
         assert durable.stream in streams, f"there is no stream {durable.stream}; there are {list(streams) or 'none'}"
 
@@ -81,7 +80,7 @@ def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
 def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
     """The frontend's router is a durable consumer of the stream and acknowledges everything in it."""
     deployment = durable.deployment
-    with connected(deployment.reach(deployment.settings.nats_url)) as client:
+    with deployment.nats_client() as client:
         stored = client.stored(durable.stream)
         assert stored, f"nothing is stored in {durable.stream}: there is nothing to consume"
 

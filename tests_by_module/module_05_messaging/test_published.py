@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 
 from fixtures.clients.kv_events import KvEvent
-from fixtures.clients.nats import connected
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -73,7 +72,7 @@ def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, publishe
     """A version without durable KV events leaves no stream behind, which nobody would ever empty."""
     namespace = deployment.settings.namespace
     assert published.asked, "no load: nothing could have been kept"
-    with connected(deployment.reach(deployment.settings.nats_url)) as client:
+    with deployment.nats_client() as client:
         streams = client.streams()
     evidence.table("streams", ["stream", "subjects", "messages"], [
         [each.config.name, " ".join(each.config.subjects or []), each.state.messages] for each in streams
@@ -114,7 +113,7 @@ def small_caches(run: Run):
         with suppress(DeadlineExceeded):  # workers with other blocks than the rest are never asked: the check says so
             until_each_has_answered(deployment, len(sizes))
         subject = subject_of(deployment, "kv-events")
-        with connected(deployment.reach(deployment.settings.nats_url)) as client, client.capture(subject) as messages:
+        with deployment.nats_client() as client, client.capture(subject) as messages:
             heard = partial(kv_events, client, messages, subject)
             twice = [ask(deployment, prompt) for prompt in (unique_prompt(20), unique_prompt(30)) for _ in range(2)]
             blocks = sum((each.tokens - 1) // max(sizes) for each in twice)

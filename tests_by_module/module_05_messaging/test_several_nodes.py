@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
-from fixtures.clients.nats import connected
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.inventory.model import Inventory
@@ -54,7 +53,7 @@ def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
 def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[int, float]:
     """Blocks that a worker which joined there published as stored, and the router's hit rate for the same prompt."""
     with (
-        connected(deployment.reach(deployment.settings.nats_url)) as client,
+        deployment.nats_client() as client,
         client.capture(">") as messages,
         run.joined_worker(deployment, on=name) as worker,
     ):

@@ -73,5 +73,5 @@ def load_from_client(
     """A load from the inventory's client node, or from the frontend's where there is none, to the first frontend."""
     equipment = run.equipment()[run.inventory.load_node.name]
     model = deployment.settings.model_name
-    with background_load(equipment.node, equipment.runtime, urls or [deployment.frontend_url], model, plan) as load:
+    with background_load(equipment.node, equipment.runtime, urls or [deployment.load_url], model, plan) as load:
         yield load
