@@ -54,6 +54,32 @@ class TokenBudget(Frozen):
     says: str
 
 
+class LargePrompt(Frozen):
+    """One prompt in two forms: so many token ids, or a text of so many repeats."""
+
+    token_ids: int
+    repeats_of_text: int
+
+
+class Refusal(Frozen):
+    """`reason`: words that the log of the frontend or of a worker has then."""
+
+    status: int
+    reason: str
+
+
+class LargePrompts(Frozen):
+    """A prompt that every request plane carries, one that is too large, and how each plane's deployment refuses that.
+
+    `kv_blocks` of the worker have room for the first, and not for the second.
+    """
+
+    kv_blocks: int
+    served: LargePrompt
+    refused: LargePrompt
+    refusals: dict[str, Refusal]
+
+
 class ExpectedErrors(Frozen):
     versions: str
     source: str
@@ -62,6 +88,7 @@ class ExpectedErrors(Frozen):
     body_limit_bytes: int
     body_limit_status: int
     token_budget: TokenBudget
+    large_prompts: LargePrompts
 
 
 @dataclass(frozen=True)

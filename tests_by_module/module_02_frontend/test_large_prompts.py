@@ -1,0 +1,82 @@
+"""Prompts that are large themselves: all of them goes over the request plane to a worker."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete
+from fixtures.deployments.deployment import Deployment
+from fixtures.inventory.model import Inventory
+from fixtures.load.plan import ORDINARY_TOKENS
+from fixtures.run import Run
+from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, LargePrompt, LargePrompts, Refusal
+
+# three words, of which the tiny model's tokenizer makes seven tokens
+WORDS = "over and over "
+# the mocker takes as long for a token as a GPU does, divided by this
+SPEEDUP = 1000
+ANSWERED_WITHIN_S = 60
+
+Form = Literal["token ids", "text", "chat"]
+
+
+def prompt(form: Form, many: LargePrompt) -> tuple[Any, int]:
+    """What is asked, and how many tokens it is at the least: each word is one or more."""
+    if form == "token ids":
+        return [ORDINARY_TOKENS[n % len(ORDINARY_TOKENS)] for n in range(many.token_ids)], many.token_ids
+    text = WORDS * many.repeats_of_text
+    asked = text if form == "text" else [{"role": "user", "content": text}]
+    return asked, len(text.split())
+
+
+def reasons(deployment: Deployment, large: LargePrompts) -> list[str]:
+    """What frontend and workers wrote about prompts that they refused, with what stood behind it."""
+    said = re.compile("|".join(re.escape(refusal.reason) for refusal in large.refusals.values()))
+    lines = [line for each in (deployment.frontend, *deployment.workers) for line in each.log().splitlines()]
+    return [line[found.start() : found.start() + 250] for line in lines if (found := said.search(line))]
+
+
+def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[Form, float, int, Answer]]:
+    """(form, MB of the prompt as JSON, tokens at the least, answer) of the prompt in each form."""
+    forms: tuple[Form, ...] = ("token ids", "text", "chat")
+    for form in forms:
+        asked, tokens = prompt(form, many)
+        answer = complete(endpoint, asked, max_tokens=1, timeout_s=ANSWERED_WITHIN_S)
+        yield form, len(json.dumps(asked)) / 1e6, tokens, answer
+
+
+@pytest.mark.check(
+    "M02-37", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [300000 token ids]}'; the frontend's log"
+)
+@pytest.mark.needs("managed", "mocker")
+@pytest.mark.parametrize("plane", ["tcp", "nats"])
+def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
+    plane: str, run: Run, inventory: Inventory, errors: ExpectedErrors, evidence
+):
+    """Token ids, text and a chat: what the request plane carries is served whole, and what it does not is refused."""
+    runtime = next(spec.name for spec in inventory.engines if spec.engine == "mocker")
+    large = errors.large_prompts
+    refusal, served = large.refusals[plane], Refusal(status=200, reason="")
+    args = ("--num-gpu-blocks-override", str(large.kv_blocks), "--speedup-ratio", str(SPEEDUP))
+    settings = {"request_plane": plane, "worker_args": args, "sabotage": run.sabotage.own("large")}
+    rows, wrong = [], []
+    with run.own_deployment(f"large_{plane}", runtime=runtime, **settings) as deployment:
+        for many, expected in ((large.served, served), (large.refused, refusal)):
+            for form, megabytes, tokens, answer in ask_each(deployment.endpoint, many):
+                why = "" if answer.ok else (reasons(deployment, large) or ["no reason in any log"])[-1]
+                counted = answer.body["usage"]["prompt_tokens"] if answer.ok else 0
+                what = f"{form} of {megabytes:.2f} MB: {answer.status}"
+                rows.append([form, f"{megabytes:.2f}", counted, answer.status, why])
+                if answer.status != expected.status:
+                    wrong.append(f"{what} instead of {expected.status}: {why or answer.describe()}")
+                elif expected.reason not in why:
+                    wrong.append(f"{what} for another reason than {expected.reason!r}: {why}")
+                elif answer.ok and counted < tokens:
+                    wrong.append(f"{what}, and {counted} prompt tokens of at least {tokens} were counted")
+        good = complete(deployment.endpoint, "after all this", max_tokens=1)
+    evidence.table(f"large prompts over {plane}", ["form", "MB", "tokens", "status", "reason"], rows)
+    assert not wrong, f"over {plane}: {'; '.join(wrong)}"
+    assert good.ok, f"a good request after the large ones: {good.describe()}"
