@@ -68,7 +68,7 @@ def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
             versions[f"{package} of {inventory.node(name).dynamo_runtime}"][name] = version
         for binary in filter(None, (equipment.etcd_binary, equipment.nats_binary)):
             asked = equipment.node.run([binary, "--version"], deadline=Deadline(10, f"{binary} --version"))
-            versions[binary.rpartition("/")[2]][name] = asked.stdout.splitlines()[0]
+            versions[binary.rpartition("/")[2]][name] = asked.line(r"(.*\d+\.\d+.*)")
     evidence.table("versions", ["what", *run.nodes()], [[it, *map(on.get, run.nodes())] for it, on in versions.items()])
     on_several = {what: on for what, on in versions.items() if len(on) > 1}
     assert on_several, "nothing is installed on more than one node: nothing to compare"

@@ -52,7 +52,7 @@ def test_runtime_imports(run: Run, inventory: Inventory, evidence):
         done = equipment.node.run(argv, deadline=Deadline(IMPORT_WITHIN_S, f"imports on {name}"), expect=None)
         evidence.text(f"imports on {name}", done.stdout + done.stderr)
         if done.rc:
-            wrong.append(f"{name}: {(done.stdout.strip() or done.stderr.strip()).splitlines()[-1]}")
+            wrong.append(f"{name}: {done.last_words}")
     assert not wrong, "; ".join(wrong)
 
 

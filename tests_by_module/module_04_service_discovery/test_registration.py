@@ -139,8 +139,7 @@ def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
             argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
             done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"etcd from {node.name}"), expect=None)
             if done.rc:
-                why = done.stderr.strip().splitlines()[-1]
-                at = f"{with_port(address, port)} ({why}); etcd advertises {etcd.member_urls()}"
+                at = f"{with_port(address, port)} ({done.last_words}); etcd advertises {etcd.member_urls()}"
                 wrong.append(f"{node.name} does not reach etcd at {at}")
     assert addresses, "no node has the role etcd: nothing to reach"
     assert not wrong, "; ".join(wrong)
