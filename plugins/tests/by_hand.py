@@ -73,7 +73,7 @@ class ByHand:
             os.killpg(shell.pid, signal.SIGTERM)
             shell.wait(ENDS_WITHIN_S)
             deadline = Deadline(ENDS_WITHIN_S, f"process group {shell.pid} to end")
-            wait_until(lambda group=shell.pid: (None if _members(group) else True, _members(group)), deadline)
+            wait_until(lambda group=shell.pid: (None if members(group) else True, members(group)), deadline)
 
     def state(self) -> State:
         processes = {
@@ -100,7 +100,7 @@ class ByHand:
         return self.state()
 
     def _processes(self) -> list[int]:
-        return [number for shell in self._shells for number in _members(shell.pid)]
+        return [number for shell in self._shells for number in members(shell.pid)]
 
     def served_by(self) -> set[int]:
         """Ids of the workers that answered some requests."""
@@ -138,8 +138,8 @@ def _stat(number: int) -> list[str]:
     return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
 
 
-def _members(group: int) -> list[int]:
-    """Numbers of a group's processes."""
+def members(group: int) -> list[int]:
+    """Numbers of the processes of a group."""
     found = []
     for proc in Path("/proc").glob("[0-9]*"):
         try:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
 from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.equipping import equip
+from fixtures.inventory import load
+from fixtures.nodes import Transcript, connect
+from fixtures.plants.sabotage import Sabotage
+from fixtures.runtimes.provision import to_terminal
+from plugins.tests.by_default import ByDefault, by_default
 from plugins.tests.by_hand import NAMESPACE, by_hand
-from plugins.tests.children import installed, inventory, nothing_left, start, tree
+from plugins.tests.children import LOCAL_INVENTORY, installed, inventory, nothing_left, start, tree
 
 __all__ = ["installed", "inventory", "start", "tree"]
 
 MODULES = ("module_02_frontend", "module_05_messaging", "module_06_kv_aware_routing")
 SETTLES_WITHIN_S = 20
+TESTS = LOCAL_INVENTORY.parents[1] / "tests_by_module"
+# what inventory/README.md says that a smoke run sends, at most
+SMOKE_REQUESTS = 20
 
 
 def test_what_was_started_by_hand_is_checked_and_left_as_it_was(start, inventory, tmp_path):
@@ -44,3 +60,90 @@ def test_what_was_started_by_hand_is_checked_and_left_as_it_was(start, inventory
         after = theirs.state()
         assert (after.processes, after.keys) == (before.processes, before.keys)
         assert theirs.served_by() == workers
+
+
+@pytest.fixture(scope="module")
+def defaults(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByDefault]:
+    """A Dynamo that was started with its own defaults."""
+    site = load(LOCAL_INVENTORY)
+    node = connect(site.nodes[0], run_id=f"t{secrets.token_hex(4)}", transcript=Transcript(), watchdog_grace_s=30)
+    try:
+        equipment = equip(node, site, Sabotage(), to_terminal)
+        with by_default(equipment, tmp_path_factory.mktemp("by-default") / "folder", tree) as theirs:
+            yield theirs
+    finally:
+        assert node.close() == []
+
+
+def attach(theirs: ByDefault, tree: Path, *arguments: str, **changed: str) -> tuple[int, dict[str, str], str]:
+    """(exit status, "outcome: reason" by check id, output) of a run on attached.yaml, with lines of it `changed`."""
+    text = (tree / "inventory" / "attached.yaml").read_text()
+    for name, line in changed.items():
+        (old,) = (each for each in text.splitlines() if each.strip().startswith(f"{name}:"))
+        text = text.replace(old, line and f"{old.partition(name)[0]}{name}: {line}")
+    site = tree / "inventory" / f"attached-{secrets.token_hex(4)}.yaml"
+    site.write_text(text)
+    done = theirs.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, "--inventory", str(site))
+    record = json.loads((tree / "reports" / "latest" / "run.json").read_text())
+    told = {check["id"]: f"{check['outcome']}: {check['reason']}" for check in record["checks"]}
+    return done.returncode, told, done.stdout
+
+
+def modules(*numbers: str) -> list[str]:
+    return [f"tests_by_module/{each.name}" for each in sorted(TESTS.glob("module_*")) if each.name[7:9] in numbers]
+
+
+def test_a_frontend_that_has_spoken_to_no_worker_yet_is_found_connected_to_each(defaults, tree):
+    """First of all: what was asked of the frontend so far has opened no connection."""
+    assert defaults.asked() == 0
+    status, told, text = attach(defaults, tree, *modules("00"), "-k", "connected")
+    assert (status, told["M00-06"][:6]) == (0, "passed"), text
+
+
+def test_a_dynamo_with_its_own_defaults_is_accepted_and_what_it_does_not_offer_is_named(defaults, tree):
+    before = defaults.revision()
+    status, told, text = attach(defaults, tree, *modules("00", "01", "04", "05", "06"))
+    assert status == 0 and "ACCEPTED" in text.strip().splitlines()[-1], text
+    assert defaults.revision() == before, "something was written into etcd"
+    offered_by = {
+        "M00-07": "DYN_SYSTEM_PORT",
+        "M01-08": "DYN_SYSTEM_PORT",
+        "M04-17": "DYN_SYSTEM_PORT",
+        "M05-09": "DYN_EVENT_PLANE=nats",
+        "M05-10": "DYN_EVENT_PLANE=nats",
+        "M06-01": "--router-mode kv",
+        "M06-17": "--router-mode kv",
+    }
+    for check, variable in offered_by.items():
+        assert told[check].startswith("not_covered") and variable in told[check], told[check]
+    assert all(told[check].startswith("passed") for check in ("M00-03", "M00-06", "M00-16", "M04-01", "M05-07"))
+
+
+def test_what_is_left_out_is_found_out(defaults, tree):
+    planes = dict.fromkeys(("dynamo_request_plane", "dynamo_event_plane", "dynamo_router_mode"), "")
+    status, told, text = attach(defaults, tree, *modules("00", "05", "06"), "-k", "plane or kv_mode", **planes)
+    assert status == 0, text
+    assert told["M00-16"].startswith("passed") and told["M05-07"].startswith("passed"), told
+    assert told["M06-01"].startswith("not_covered"), told
+
+
+def test_planes_that_are_declared_and_not_there_fail_with_what_was_found(defaults, tree):
+    status, told, text = attach(
+        defaults, tree, *modules("00"), *modules("05"), "-k", "plane", dynamo_event_plane="nats"
+    )
+    assert status == 1, text
+    assert "dynamo_event_plane is declared nats, and etcd shows zmq" in told["M00-16"], told
+
+
+def test_what_listens_on_every_address_is_told_with_the_declaration_that_accepts_it(defaults, tree):
+    status, told, text = attach(defaults, tree, *modules("00"), "-k", "listen", dynamo_capabilities="[]")
+    assert status == 1, text
+    assert "ZMQ publishers of events, which bind every address" in told["M00-04"], told
+    assert told["M00-04"].count("declare private_network") == 2, told
+
+
+def test_a_smoke_run_asks_little(defaults, tree):
+    before = defaults.asked()
+    status, _, text = attach(defaults, tree, "tests_by_module", "-m", "smoke")
+    assert status == 0, text
+    assert defaults.asked() - before <= SMOKE_REQUESTS

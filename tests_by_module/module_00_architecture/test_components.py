@@ -4,10 +4,14 @@ import pytest
 
 from fixtures.clients.inference import listed_models
 from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.picture import Picture
+from fixtures.deployments.offered import look
+from fixtures.deployments.picture import ANY_ADDRESS, Component, Picture
+from fixtures.deployments.registry import event_channels_of
 from fixtures.inventory.model import Inventory
 from fixtures.nodes.addresses import split_port
 from fixtures.outcomes import CouldNotLook
+from fixtures.probes.capabilities import PRIVATE_NETWORK
+from fixtures.probes.offered import is_declared
 from fixtures.run import Run
 
 
@@ -48,6 +52,7 @@ def test_deployment_comes_up_and_answers(run: Run, evidence):
 
 
 @pytest.mark.check("M00-03", by_hand="etcdctl get --prefix v1/instances/", causes=[21, 28])
+@pytest.mark.needs("worker_port")
 @pytest.mark.smoke
 def test_components_found_are_those_declared(picture: Picture, deployment: Deployment, inventory: Inventory, evidence):
     """The components found on the nodes and in etcd are those that the inventory declares: none missing, none more."""
@@ -76,7 +81,10 @@ def test_components_found_are_those_declared(picture: Picture, deployment: Deplo
 
 
 @pytest.mark.check("M00-04", by_hand="ss -tlnp", causes=[27])
-def test_components_listen_where_the_inventory_says(picture: Picture, inventory: Inventory, evidence):
+@pytest.mark.needs("worker_port")
+def test_components_listen_where_the_inventory_says(
+    run: Run, picture: Picture, deployment: Deployment, inventory: Inventory, evidence
+):
     """Each component listens at the data address of its node, and nowhere that everyone reaches."""
     found = [component for component in picture.components if component.found]
     assert found, "no component was found: nothing to look at"
@@ -89,19 +97,41 @@ def test_components_listen_where_the_inventory_says(picture: Picture, inventory:
     for component in found:
         declared = inventory.node(component.node).dynamo_data_address
         address = split_port(component.address)[0]
-        if address != declared:
+        # what somebody else has started on one node may reach its parts at any address that is that node's own
+        alone = not inventory.cluster.dynamo_managed and len(inventory.nodes) == 1
+        own = run.facts()[component.node]["network"].get("addresses", []) if alone else []
+        if address != declared and address not in own:
             wrong.append(
                 f"{component.id} is reached at {component.address}, and {component.node}'s data address is {declared}"
             )
-        wrong += [
-            f"{component.id} listens on every address of {component.node} at port {port}"
-            for bound, port in component.listening
-            if bound in ("0.0.0.0", "::")
-        ]
+    if run.capabilities().look([PRIVATE_NETWORK]).state != "ready":
+        wrong += reached_by_everyone(found, deployment)
     assert not wrong, "; ".join(wrong)
 
 
+def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[str]:
+    """What listens on every address of its node, in one sentence; publishers of events, which must, in another."""
+    with deployment.etcd_client() as etcd:
+        channels = event_channels_of(etcd, deployment.settings.dialect, deployment.settings.namespace)
+    zmq_ports = {int(each.address.rpartition(":")[2]) for each in channels if each.plane == "zmq"}
+    publishers, others = [], []
+    for component in found:
+        for bound, port in component.listening:
+            if bound in ANY_ADDRESS:
+                publishes = component.kind == "worker" and port in zmq_ports
+                (publishers if publishes else others).append(f"{component.id} on {component.node} at port {port}")
+    accepted = f"declare {PRIVATE_NETWORK} for all nodes if nobody else reaches them"
+    variable = deployment.settings.dialect.environment.event_plane
+    told = {
+        f"listen on every address: bind them to the data address, or {accepted}": others,
+        "are ZMQ publishers of events, which bind every address whatever is set: "
+        f"set {variable}=nats, or {accepted}": publishers,
+    }
+    return [f"{', '.join(parts)} {what}" for what, parts in told.items() if parts]
+
+
 @pytest.mark.check("M00-05", by_hand="VENV/bin/python -m dynamo.frontend --version", causes=[12])
+@pytest.mark.needs("worker_port")
 def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evidence):
     """The processes that serve run from an environment with the declared version of Dynamo; servers tell theirs."""
     declared = run.product_version()
@@ -126,16 +156,17 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
 
 
 @pytest.mark.check("M00-06", by_hand="ss -tnp state established", causes=[20])
-def test_components_are_connected_as_the_picture_shows(picture: Picture, inventory: Inventory, evidence):
+@pytest.mark.needs("worker_port")
+def test_components_are_connected_as_the_picture_shows(picture: Picture, deployment: Deployment, evidence):
     """Frontend and workers are connected to etcd and, where a plane needs it, to NATS; the frontend to each worker."""
-    cluster = inventory.cluster
+    planes = deployment.settings
     workers, frontends = picture.of_kind("worker"), picture.of_kind("frontend")
     assert workers and frontends, "no worker or no frontend was found: nothing to look at"
     servers = picture.of_kind("etcd")
-    if "nats" in (cluster.dynamo_event_plane, cluster.dynamo_request_plane):
+    if "nats" in (planes.event_plane, planes.request_plane):
         servers += picture.of_kind("nats")
     expected = [(process, server) for process in workers + frontends for server in servers]
-    if cluster.dynamo_request_plane == "tcp":
+    if planes.request_plane == "tcp":
         expected += [(frontend, worker) for frontend in frontends for worker in workers]
     evidence.table("connections", ["from", "to", "what"], [[e.source, e.target, e.protocol] for e in picture.edges])
     absent = [f"{a.id} is not connected to {b.id}" for a, b in expected if not picture.connected(a, b)]
@@ -161,3 +192,20 @@ def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, e
         evidence.text("found and not declared", "\n".join(undeclared) or "nothing")
         undeclared = []
     assert not missing + undeclared, "; ".join(missing + undeclared)
+
+
+@pytest.mark.check("M00-16", by_hand="etcdctl get --prefix v1/event_channels/; etcdctl get --prefix v1/instances/")
+def test_planes_and_router_are_those_declared(deployment: Deployment, inventory: Inventory, evidence):
+    """Requests and events go over the declared planes, and the router predicts hits only in the declared mode kv."""
+    cluster, found = inventory.cluster, look(deployment)
+    published = "not known" if found.event_planes is None else " and ".join(sorted(found.event_planes)) or "none"
+    shown = {
+        "dynamo_request_plane": " and ".join(sorted(found.request_planes)),
+        "dynamo_event_plane": published,
+        "dynamo_router_mode": "predicts hits" if found.kv_router else "predicts no hits",
+    }
+    declared = {name: getattr(cluster, name) if is_declared(cluster, name) else None for name in shown}
+    evidence.table("planes", ["what", "declared", "found"], [[n, declared[n], seen] for n, seen in shown.items()])
+    assert found.request_planes, "no worker has registered where it takes requests: nothing to look at"
+    wrong = found.otherwise(cluster)
+    assert not wrong, "; ".join(wrong)

@@ -8,6 +8,7 @@ from tests_by_module.module_00_architecture.request_path import RequestPath, wor
 
 
 @pytest.mark.check("M00-07", by_hand="curl FRONTEND/metrics | grep requests_total", causes=[48])
+@pytest.mark.needs("system_port")
 def test_requests_pass_every_hop_once(
     request_path: RequestPath, deployment: Deployment, inventory: Inventory, evidence
 ):

@@ -59,6 +59,7 @@ def test_first_completion_streamed(streamed_answer: Answer):
 
 
 @pytest.mark.check("M01-08", by_hand="compare usage.prompt_tokens with the model's tokenizer", causes=[62])
+@pytest.mark.needs("system_port")
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tokenizer):
     """The prompt tokens that usage tells, plain and streamed, are those that the model's own tokenizer counts."""

@@ -126,6 +126,7 @@ def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
 
 @pytest.mark.check("M02-35", by_hand="compare usage with what the model's tokenizer makes of the text", causes=[62])
 @pytest.mark.needs("real_engine", role="worker")
+@pytest.mark.needs("system_port")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoint: InferenceEndpoint, measure):
     """Usage tells the tokens that the model's own tokenizer counts in prompt and answer."""

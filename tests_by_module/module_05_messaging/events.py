@@ -56,12 +56,6 @@ def unique_prompt(sentences: int) -> str:
     return f"{uuid4()} " + "the words of the sea and of the mountain " * sentences
 
 
-def hit_rate(answer: Answer) -> float | None:
-    """What the router reckoned with, as a share of the prompt's blocks; None when it made no prediction."""
-    timings = [(part.get("nvext") or {}).get("timing") or {} for part in answer.parts]
-    return next((timing["kv_hit_rate"] for timing in timings if "kv_hit_rate" in timing), None)
-
-
 def kv_events(client: Nats, messages: Iterable[Message], subject: str) -> list[KvEvent]:
     """Those among everything that `client` has captured by now."""
     client.flush()

@@ -24,7 +24,7 @@ from fixtures.load.plan import PlannedRequest, plan
 from fixtures.load.runner import COMPLETED, FAILED, HUNG, RequestRecord, run_load
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
-from tests_by_module.module_05_messaging.events import hit_rate, subject_of, unique_prompt
+from tests_by_module.module_05_messaging.events import subject_of, unique_prompt
 
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ def lose_nats(run: Run, deployment: Deployment) -> Outage:
         run.sabotage.nats_away(deployment)
         away = Deadline(AWAY_S, "NATS to be started again")
         stored = ask(prompt).ok
-        known = lambda: bool(hit_rate(ask(prompt)))  # noqa: E731
+        known = lambda: bool(ask(prompt).kv_hit_rate)  # noqa: E731
         at_once = stored and _becomes(known, AT_ONCE_S)
         away.pause(AWAY_S)
         run.sabotage.restarting(nats)

@@ -14,7 +14,6 @@ from fixtures.run import Run
 from fixtures.services.control_plane import NATS_PORT
 from tests_by_module.module_05_messaging.events import (
     PUBLISHED_WITHIN_S,
-    hit_rate,
     kv_events,
     subject_of,
     unique_prompt,
@@ -68,7 +67,7 @@ def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[in
             return answer.ok or None, answer.describe()
 
         def known() -> tuple[float | None, object]:
-            return hit_rate(ask()) or None, "no hit"
+            return ask().kv_hit_rate or None, "no hit"
 
         wait_until(served, Deadline(SERVES_WITHIN_S, f"the worker joined on {name} to answer"))
         try:

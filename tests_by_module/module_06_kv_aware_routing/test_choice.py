@@ -11,6 +11,8 @@ from fixtures.load.traces import Tokens, Traces
 from fixtures.outcomes import CouldNotLook
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send
 
+pytestmark = pytest.mark.needs("kv_router")
+
 BLOCKS = 5
 
 

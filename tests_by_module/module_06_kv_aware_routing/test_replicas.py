@@ -10,7 +10,7 @@ from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.beside import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Index, send
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", "kv_router")
 
 BLOCKS = 5
 SYNCED = ("--router-replica-sync",)

@@ -12,6 +12,8 @@ from fixtures.load.traces import round_robin_hits
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
 from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
 
+pytestmark = pytest.mark.needs("kv_router")
+
 WITH_PREFIXES = ("shared-system-prompt", "conversations", "growing-prefix", "block-boundaries", "mooncake-format")
 SERIES = ("predicted from the trace", "applied by the router", "reused by workers", "round-robin control")
 WITHOUT = ("unique-prompts", "shorter-than-a-block")

@@ -23,7 +23,7 @@ from tests_by_module.module_06_kv_aware_routing.routing import (
     send,
 )
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", "kv_router")
 
 CAPACITY = 40  # blocks of a cache that is soon full
 BLOCKS = 5

@@ -1,0 +1,99 @@
+"""A Dynamo that somebody starts with its own defaults, in a network of its own that only loopback leads into."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.deployment import Equipment
+from plugins.tests.by_hand import members
+
+READY_WITHIN_S, ENDS_WITHIN_S, RUN_WITHIN_S = 60, 20, 240
+# inside a network namespace ports are free, and ZMQ publishers, which bind every address, are reached by nobody else.
+# The second address is what workers register as their machine's: the first that is no loopback.
+START = """
+set -e
+ip link set lo up
+ip link add own0 type veth peer name own1
+ip addr add 10.77.0.1/24 dev own0
+ip link set own0 up && ip link set own1 up
+cd "$FOLDER" && export HOME="$FOLDER" HF_HUB_OFFLINE=1
+"$ETCD" > etcd.log 2>&1 &
+"$NATS" -js -sd nats > nats.log 2>&1 &
+until (exec 3<> /dev/tcp/127.0.0.1/2379) 2> /dev/null; do sleep 0.1; done
+"$PYTHON" -m dynamo.frontend > frontend.log 2>&1 &
+"$PYTHON" -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-1.log 2>&1 &
+"$PYTHON" -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-2.log 2>&1 &
+wait
+"""
+REVISION = """
+import base64, json, urllib.request
+body = json.dumps({"key": base64.b64encode(b"none").decode()}).encode()
+answer = urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:2379/v3/kv/range", body), timeout=5)
+print(json.load(answer)["header"]["revision"])
+"""
+ASKED = """
+import urllib.request
+lines = urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode().splitlines()
+print(int(sum(float(line.split()[-1]) for line in lines if line.startswith("dynamo_frontend_requests_total{"))))
+"""
+LISTED = """
+import sys, urllib.request
+sys.exit(b"tiny-qwen3" not in urllib.request.urlopen("http://127.0.0.1:8000/v1/models", timeout=2).read())
+"""
+
+
+class ByDefault:
+    """What was started, from within its network."""
+
+    def __init__(self, shell: subprocess.Popen[bytes], tree: Path) -> None:
+        self._inside = ("nsenter", "--target", str(shell.pid), "--net", "--user", "--preserve-credentials")
+        self._tree = tree
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """A command of Python in the copy of the suite."""
+        command = [*self._inside, sys.executable, *argv]
+        return subprocess.run(command, cwd=self._tree, capture_output=True, text=True, timeout=RUN_WITHIN_S)
+
+    def lists_the_model(self) -> tuple[bool | None, object]:
+        done = self.run("-c", LISTED)
+        return (None if done.returncode else True), done.stderr[-300:]
+
+    def revision(self) -> int:
+        """etcd's, which every write makes greater."""
+        return int(self.run("-c", REVISION).stdout)
+
+    def asked(self) -> int:
+        """Requests that the frontend has counted so far, whatever became of them."""
+        return int(self.run("-c", ASKED).stdout)
+
+
+@contextmanager
+def by_default(equipment: Equipment, folder: Path, tree: Path) -> Iterator[ByDefault]:
+    """Started on entry, ended on exit."""
+    folder.mkdir()
+    given = {
+        "FOLDER": str(folder),
+        "ETCD": equipment.etcd_binary,
+        "NATS": equipment.nats_binary,
+        "PYTHON": equipment.runtime.python,
+        "MODEL": equipment.model.path,
+    }
+    argv = ["unshare", "--map-root-user", "--net", "bash", "-c", START]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("DYN_", "ETCD_", "NATS_"))}
+    shell = subprocess.Popen(argv, env={**plain, **given}, start_new_session=True)
+    try:
+        theirs = ByDefault(shell, tree)
+        wait_until(theirs.lists_the_model, Deadline(READY_WITHIN_S, "a Dynamo with its defaults"), every_s=0.5)
+        yield theirs
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(ENDS_WITHIN_S)
+        gone = lambda: (None if members(shell.pid) else True, members(shell.pid))  # noqa: E731
+        wait_until(gone, Deadline(ENDS_WITHIN_S, f"process group {shell.pid} to end"))
