@@ -5,14 +5,17 @@ import pytest
 ALL = [
     "plugins.hookspecs",
     "plugins.options",
+    "plugins.dry_run",
     "plugins.lifecycle",
     "plugins.marks",
     "plugins.capabilities",
     "plugins.terminal",
+    "plugins.durations",
     "plugins.outcomes",
     "plugins.evidence",
     "plugins.record",
     "plugins.verdict",
+    "plugins.summary",
     "plugins.report",
     "plugins.scheduling",
 ]

@@ -7,7 +7,10 @@ from html import escape
 from typing import Any
 
 BOX_W, BOX_H, GAP, PAD, LAYER, HEAD = 168, 52, 26, 18, 62, 26
+LEAST_WIDTH = 640  # in which it can still be read: a narrower window scrolls
 PER_ROW = 4  # boxes of one kind side by side
+LETTER, LABEL_H = 6.4, 14  # of a protocol's text
+SPOTS = 24  # along a line, of which its text takes one
 WIDTH = 1100  # node frames are put side by side up to this
 _LAYERS = {"client": 0, "frontend": 1, "router": 1, "etcd": 3, "nats": 3}  # everything else does the work: layer 2
 _CONTROL = ("etcd", "nats")  # lines to these are the control plane, the others the path of a request
@@ -53,11 +56,11 @@ def topology_svg(topology: dict[str, Any], nodes: list[str]) -> str:
     lines = _lines(boxes, topology["edges"])
     return (
         f'<svg class="topology" role="img" aria-label="topology" viewBox="-2 -8 {right + 4} {height + 12}" '
-        f'style="max-width:{right:.0f}px">'
+        f'style="max-width:{right:.0f}px;min-width:{min(right, LEAST_WIDTH):.0f}px">'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 8 4 0 8z"/></marker></defs>'
         f"{''.join(frames)}{''.join(line.path() for line in lines)}"
-        f"{''.join(_box(box) for box in boxes.values())}{''.join(line.label() for line in lines)}</svg>"
+        f"{''.join(_box(box) for box in boxes.values())}{_labels(lines, [*boxes.values()])}</svg>"
     )
 
 
@@ -110,6 +113,19 @@ def _short(text: str, length: int = 20) -> str:
 
 
 @dataclass(frozen=True)
+class Area:
+    x: float  # of its middle
+    y: float
+    width: float
+    height: float
+
+    def overlap(self, other: Area) -> float:
+        across = (self.width + other.width) / 2 - abs(self.x - other.x)
+        down = (self.height + other.height) / 2 - abs(self.y - other.y)
+        return max(0.0, across) * max(0.0, down)
+
+
+@dataclass(frozen=True)
 class Line:
     x1: float
     y1: float
@@ -123,12 +139,27 @@ class Line:
         curve = f"M{self.x1} {self.y1}C{self.x1} {self.y1 + bend} {self.x2} {self.y2 - bend} {self.x2} {self.y2}"
         return f'<path class="edge {self.kind}" d="{curve}" marker-end="url(#tip)"/>'
 
-    def label(self) -> str:
-        """The protocol, on the curve, a little after its start: there it has met no other line yet."""
-        t = 0.3 * min(1.0, LAYER / abs(self.y2 - self.y1)) if self.y1 != self.y2 else 0.3
+    def spots(self) -> list[Area]:
+        """Where on the curve the protocol can be written, the best first: a little after its start, where it has met
+        no other line yet."""
+        first = 0.3 * min(1.0, LAYER / abs(self.y2 - self.y1)) if self.y1 != self.y2 else 0.3
+        return [self._at(first + (0.95 - first) * step / SPOTS) for step in range(SPOTS)]
+
+    def _at(self, t: float) -> Area:
         x = self.x1 + (self.x2 - self.x1) * (3 * (1 - t) * t**2 + t**3)
         y = self.y1 + (self.y2 - self.y1) * (1.5 * t * (1 - t) + t**3)
-        return f'<text class="edge-label" x="{x:.1f}" y="{y + 4:.1f}">{escape(self.protocol)}</text>'
+        return Area(x, y, LETTER * len(self.protocol), LABEL_H)
+
+
+def _labels(lines: list[Line], boxes: list[Box]) -> str:
+    """The protocols, each where it lies over no box and no other, or least of all."""
+    taken = [Area(box.middle, box.y + BOX_H / 2, BOX_W, BOX_H) for box in boxes]
+    texts = []
+    for line in lines:
+        spot = min(line.spots(), key=lambda spot: sum(spot.overlap(other) for other in taken))
+        taken.append(spot)
+        texts.append(f'<text class="edge-label" x="{spot.x:.1f}" y="{spot.y + 4:.1f}">{escape(line.protocol)}</text>')
+    return "".join(texts)
 
 
 def _lines(boxes: dict[str, Box], edges: list[dict[str, Any]]) -> list[Line]:

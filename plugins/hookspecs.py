@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from plugins.keys import Settings
 
 
+NEW_LINE = "\n"
+
+
 class Specs:
     @pytest.hookspec(firstresult=True)
     def pytest_acceptance_run(self, config: pytest.Config, settings: "Settings") -> Any:
@@ -49,9 +52,14 @@ def pytest_acceptance_run(config: pytest.Config, settings: "Settings") -> Any:
 def _past_the_capture(config: pytest.Config) -> Callable[[str], None]:
     """Shows a line at once, although pytest keeps what a test prints."""
     capture = config.pluginmanager.getplugin("capturemanager")
+    terminal = config.pluginmanager.getplugin("terminalreporter")  # not on an xdist runner
 
     def show(text: str) -> None:
         with capture.global_and_fixture_disabled():
-            print(clean(text), file=sys.stderr, flush=True)
+            if terminal:
+                terminal.ensure_newline()
+                terminal.flush()
+            # the controller's line of dots may stand where a runner writes
+            print(f"{'' if terminal else NEW_LINE}{clean(text)}", file=sys.stderr, flush=True)
 
     return show

@@ -61,6 +61,10 @@ RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
 WAITED_S: pytest.StashKey[float] = pytest.StashKey()  # of the Run's waits, what no check's duration holds
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
 RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
+INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
+PLANT: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.plants.Plant, or None
+SETUPS: pytest.StashKey[dict[int, tuple[str, float]]] = pytest.StashKey()  # of a fixture: for which test, seconds
+TOLD: pytest.StashKey[set[str]] = pytest.StashKey()  # ids of checks whose bring-up failure is told whole somewhere
 
 
 def settings_of(config: pytest.Config) -> Settings | None:

@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from fixtures.catalogue import load_catalogue
 from fixtures.probes.capabilities import ALL_CAPABILITIES
 from plugins.checks import CHECK_ID, MODULE, TESTS
-from plugins.keys import settings_of
+from plugins.keys import PLANT, settings_of
 from plugins.options import only_shows
 
 MARKERS = {
@@ -88,8 +88,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(text)
     if settings is None and not only_shows(config) and any(item.get_closest_marker("check") for item in items):
         raise pytest.UsageError(f"{config.rootpath} is not the suite's root: there would be no verdict on its checks")
-    if settings is not None and settings.plant is not None:
-        inside = [item for item in items if module_of(item) in settings.plant.modules]
+    if (plant := config.stash.get(PLANT, None)) is not None:
+        inside = [item for item in items if module_of(item) in plant.modules]
         config.hook.pytest_deselected(items=[item for item in items if item not in inside])
         items[:] = inside
 
@@ -103,6 +103,7 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         return [str(error)]
     if check is None or not CHECK_ID.fullmatch(str(check.get("id"))):
         return ['no check id; mark it with @pytest.mark.check("M<module>-<number>")']
+    item.extra_keyword_matches.add(check["id"])  # for -k
     module = MODULE.fullmatch(module_of(item) or "")
     if module is None or CHECK_ID.fullmatch(check["id"])[1] != module[1]:
         found.append(f"check id {check['id']} is not of this module")

@@ -16,8 +16,7 @@ from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
 from fixtures.nodes.redact import hide
 from plugins.checks import TESTS, KnownCheck, read_checks, required_ids
-from plugins.keys import SETTINGS, Settings, settings_of
-from plugins.terminal import clean
+from plugins.keys import INVENTORY, PLANT, SETTINGS, Settings, settings_of
 
 # options of pytest, by the name of their value: these show something, run no check and leave no run
 SHOWS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "collectonly")
@@ -36,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption("--inventory", metavar="PATH", help="the nodes to verify (default: inventory/local.yaml)")
     group.addoption("--plant", metavar="NAME", help="run with this sabotage in place; REJECTED when it is caught")
     group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
-    group.addoption("--dry-run", action="store_true", help="print the commands for each node and run nothing")
+    group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
     group.addoption(
         "--report-mode",
@@ -85,16 +84,6 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         for plant in _plants().values():
             print(plant.name, ",".join(plant.checks), plant.does, sep="\t")
         return 0
-    if config.getoption("dry_run"):
-        from fixtures.deployments import plan
-
-        last = None
-        for node, line in plan(_load_inventory(inventory_path(config))):
-            if node != last:
-                print(f"# {node}")
-            last = node
-            print(clean(line))
-        return 0
     if is_under_test(config) and not only_shows(config):
         _refuse(config)
     return None
@@ -102,9 +91,13 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if only_shows(config) or not is_under_test(config):
+    lists = bool(config.getoption("collectonly"))
+    if (only_shows(config) and not lists) or not is_under_test(config):
         return
-    inventory = _load_inventory(inventory_path(config))
+    inventory = config.stash[INVENTORY] = _load_inventory(inventory_path(config))
+    config.stash[PLANT] = _plant(config.getoption("plant"), inventory)
+    if lists:
+        return
     cluster = inventory.cluster
     hide(*filter(None, (cluster.dynamo_etcd_url, cluster.dynamo_nats_url, cluster.dynamo_frontend_url)))
     known, complete = read_checks(config.rootpath)
@@ -114,7 +107,7 @@ def pytest_configure(config: pytest.Config) -> None:
         inventory=inventory,
         run_id=run_id,
         report_dir=config.rootpath / "reports" / run_id,
-        plant=_plant(config.getoption("plant"), inventory),
+        plant=config.stash[PLANT],
         keep=config.getoption("keep"),
         seed=handed["seed"] if handed else _seed(config),
         runner=config.workerinput["workerid"] if handed else "main",

@@ -13,8 +13,9 @@ from packaging.specifiers import SpecifierSet
 
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from plugins.checks import title_of
+from plugins.durations import shared_setup_s
 from plugins.evidence import slugify
-from plugins.keys import CHECK, RUN, WAITED_S, CheckState, settings_of
+from plugins.keys import CHECK, RUN, TOLD, WAITED_S, CheckState, settings_of
 from plugins.marks import arguments, module_of
 from plugins.terminal import clean, clean_report
 
@@ -25,6 +26,7 @@ _WORDS = {
     "blocked_by_hardware": ("blocked by hardware", "b", "BLOCKED BY HARDWARE"),
     "known_defect": ("known defect", "k", "KNOWN DEFECT"),
 }
+LINE = 200  # characters of another check's reason
 # nothing has judged the check: an option or a plugin of pytest kept it from running
 NOT_RUN = "it was not run to its end, so nothing is known of it"
 
@@ -38,10 +40,13 @@ def case_of(item: pytest.Item) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     settings = settings_of(session.config)
+    told = session.config.stash[TOLD] = set()
     for item in session.items if settings else ():
         if module_of(item) is None:
             continue
         check_id = arguments(item, "check")["id"]  # type: ignore[index]
+        if not session.config.getoption("maxfail"):  # else the check may not be reached
+            told.add(check_id)
         case = case_of(item)
         folder = f"{check_id}-{slugify(case)}" if case else check_id
         item.stash[CHECK] = CheckState(check_id, settings.report_dir / "evidence" / folder)  # type: ignore[union-attr]
@@ -85,7 +90,7 @@ def pytest_runtest_makereport(
     report.duration = max(0.0, report.duration - _waited_s(item.config))
     state.duration_s += report.duration
     if report.outcome != "passed" or hasattr(report, "wasxfail"):
-        outcome, reason = _outcome(state, report, call)
+        outcome, reason = _outcome(item, state, report, call)
         reason = clean(reason)
         if report.when == "teardown":
             outcome, reason = "error", f"tear-down: {reason}"
@@ -120,7 +125,9 @@ def _waited_s(config: pytest.Config) -> float:
     return config.stash[WAITED_S] - before
 
 
-def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[str, str]:
+def _outcome(
+    item: pytest.Item, state: CheckState, report: pytest.TestReport, call: pytest.CallInfo[None]
+) -> tuple[str, str]:
     error = call.excinfo.value if call.excinfo else None
     if report.skipped or hasattr(report, "wasxfail"):
         if state.skip_reason is not None:
@@ -130,8 +137,10 @@ def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo
     if isinstance(error, BlockedByHardware):
         return "blocked_by_hardware", str(error)
     if isinstance(error, BringUpFailed):
-        own = error.check_id == state.check_id
-        return ("failed", error.reason) if own else ("error", str(error))
+        if error.check_id == state.check_id:
+            return "failed", error.reason
+        report.longrepr = reason = _blocked(error, item.config.stash[TOLD])
+        return "error", reason
     if isinstance(error, NotOffered):
         return "not_covered", str(error)
     if isinstance(error, CouldNotLook):
@@ -141,6 +150,19 @@ def _outcome(state: CheckState, report: pytest.TestReport, call: pytest.CallInfo
     if not isinstance(error, AssertionError | pytest.fail.Exception | None):
         reason = f"{type(error).__name__}: {reason}"
     return ("failed" if report.when == "call" else "error"), reason
+
+
+def _blocked(error: BringUpFailed, told: set[str]) -> str:
+    """By which check; why, in one line where the whole reason stands at that check or at one before this."""
+    if error.check_id not in told:
+        told.add(error.check_id)
+        return str(error)
+    line = first_line(error.reason)
+    return f"blocked by {error.check_id}: {line if len(line) <= LINE else line[: LINE - 1] + '…'}"
+
+
+def first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"
 
 
 def _last_line(report: pytest.TestReport) -> str:
@@ -189,6 +211,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "reason": state.reason,
         "nodes": state.nodes or (all_nodes if len(all_nodes) == 1 else []),
         "duration_s": round(state.duration_s, 4),
+        "shared_setup_s": round(shared_setup_s(item), 4),
         "measurements": [measurement.as_dict() for measurement in state.measurements],
         "evidence": list(state.evidence),
         "by_hand": check.get("by_hand", ""),

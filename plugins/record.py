@@ -129,6 +129,7 @@ class Recorder:
             "reason": reason,
             "nodes": [],
             "duration_s": 0.0,
+            "shared_setup_s": 0.0,
             "measurements": [],
             "evidence": [],
             "by_hand": "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import re
 from collections import Counter
 from collections.abc import Generator
 from html import escape
@@ -19,9 +20,13 @@ from plugins.drawing import timeline_svg, topology_svg
 from plugins.keys import CHECK, recorder_of, settings_of
 from plugins.outcomes import OUTCOMES
 from plugins.record import Recorder
+from plugins.summary import again
+from plugins.verdict import by_reason
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
 _NOT_SHOWN = ("looked_at", "clock_s")  # of the facts
+# a phone lays a page without it out as wide as a desk's screen
+CHARSET, VIEWPORT = '<meta charset="utf-8"/>', '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
 ROWS_SHOWN = 200  # of an evidence table; the file has them all
 
 
@@ -39,6 +44,16 @@ class Page:
         self._report = report
         report.title = "Acceptance of a Dynamo cluster"
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """After pytest-html has written its page, whose head it lets nobody else write."""
+        result = yield
+        page = Path(session.config.getoption("htmlpath"))
+        if page.is_file():
+            text = page.read_text(encoding="utf-8")
+            page.write_text(text.replace(CHARSET, CHARSET + VIEWPORT, 1), encoding="utf-8")
+        return result
+
     def pytest_html_results_summary(self, prefix: list[str], session: pytest.Session) -> None:
         recorder = recorder_of(session.config)
         if recorder is not None and recorder.verdict is not None:
@@ -46,6 +61,9 @@ class Page:
             prefix.append(render(recorder))
 
     def pytest_html_results_table_row(self, report: pytest.TestReport, cells: list[str]) -> None:
+        if getattr(report, "acceptance_outcome", "") == "not_covered":
+            cells.clear()  # stands above, with its reason; pytest-html then leaves the row out
+            return
         cells[1] = f'<td class="col-testId">{escape(report.nodeid)}</td>'  # pytest-html itself does not escape it
 
 
@@ -73,21 +91,55 @@ def render(recorder: Recorder) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"facts": facts, "bar": bar, "bounds": bounds, "number": number}
-    checks = [check | {"shown": [shown(folder, entry) for entry in check["evidence"]]} for check in data["checks"]]
+    environment.filters |= {"facts": facts, "bar": bar, "bounds": bounds, "anchor": anchor, "number": number}
+    checks = [
+        check
+        | {
+            "shown": [shown(folder, entry) for entry in check["evidence"]],
+            "again": again(recorder.settings, check, recorder.config.rootpath),
+        }
+        for check in data["checks"]
+    ]
     modules = {name: [c for c in checks if c["module"] == name] for name in sorted({c["module"] for c in checks})}
+    by_outcome = {name: [check for check in checks if check["outcome"] == name] for name in OUTCOMES}
+    bad = [check for check in checks if check["outcome"] in ("failed", "error")]
+    contents = [
+        (anchor(title), title)
+        for title, there in (
+            ("Failed", bad),
+            ("What else rejected the run", data["problems"]),
+            ("Tear-down errors", data["tear_down_errors"]),
+            ("Required, and not answered", data["incomplete"]),
+            ("Cluster", True),
+            ("Known defects", by_outcome["known_defect"]),
+            ("Not covered", by_outcome["not_covered"]),
+            ("Blocked by hardware", by_outcome["blocked_by_hardware"]),
+            ("Kept running", data["kept"]),
+            ("Timeline", data["timeline"]),
+            ("Files", True),
+        )
+        if there
+    ]
     return environment.get_template("page.html.j2").render(
         run=data,
         verdict=recorder.verdict,
         checks=checks,
-        bad=[check for check in checks if check["outcome"] in ("failed", "error")],
-        by_outcome={name: [check for check in checks if check["outcome"] == name] for name in OUTCOMES},
+        bad=bad,
+        not_covered=by_reason(checks, "not_covered"),
+        by_outcome=by_outcome,
         modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
         catalogue=load_catalogue(),
         topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
         timeline=Markup(timeline_svg(data["timeline"])),
         files=files(folder),
+        contents=contents,
+        script=Markup((TEMPLATES / "filter.js").read_text(encoding="utf-8")),
     )
+
+
+def anchor(title: str) -> str:
+    """The fragment of an address that leads to a part of the page."""
+    return re.sub(r"\W+", "-", title.lower())
 
 
 def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,11 @@ def _incomplete(data: dict[str, Any], never_ran: list[str]) -> list[str]:
         reasons.append("no check ran")
     if never_ran:
         reasons.append(f"selected, and never run: {', '.join(never_ran)}")
-    for check in checks:
-        if not check["required"]:
-            continue
-        if check["outcome"] == "not_covered":
-            reasons.append(f"{label(check)} is required and not covered: {check['reason']}")
+    required = [check for check in checks if check["required"]]
+    for reason, inside in by_reason(required, "not_covered").items():
+        are = "is" if len(inside) == 1 else "are"
+        reasons.append(f"{', '.join(map(label, inside))} {are} required and not covered: {reason}")
+    for check in required:
         for measurement in check["measurements"]:
             if measurement["judgement"] == "no_threshold":
                 reasons.append(f"{label(check)}: {measurement['name']} has no threshold")
@@ -64,6 +64,15 @@ def _incomplete(data: dict[str, Any], never_ran: list[str]) -> list[str]:
                 need = measurement["threshold"]["min_n"]
                 reasons.append(f"{label(check)}: {measurement['name']} has n={measurement['n']}, {need} are needed")
     return reasons
+
+
+def by_reason(checks: Iterable[dict[str, Any]], outcome: str) -> dict[str, list[dict[str, Any]]]:
+    """The checks of that outcome, those of one reason together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for check in checks:
+        if check["outcome"] == outcome:
+            groups.setdefault(check["reason"], []).append(check)
+    return groups
 
 
 def label(check: dict[str, Any]) -> str:
@@ -96,36 +105,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         assert recorder.verdict is not None
         session.exitstatus = recorder.verdict.exit_status
         point_latest(recorder.settings.report_dir)  # here already: whatever breaks after it, the newest run is this one
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    recorder = recorder_of(config)
-    if recorder is None or recorder.verdict is None or recorder.usage_errors or exitstatus == 4:
-        return
-    tr, data = terminalreporter, recorder.data
-
-    def lines(outcomes: tuple[str, ...]) -> list[str]:
-        chosen = [check for check in data["checks"] if check["outcome"] in outcomes]
-        return [f"{label(check)} {check['title']}: {_first_line(check['reason'])}" for check in chosen]
-
-    sections = {
-        "failed, or could not look": [*lines(("failed", "error")), *data["problems"]],
-        "tear-down errors": data["tear_down_errors"],
-        "known defects": lines(("known_defect",)),
-        "blocked by hardware": lines(("blocked_by_hardware",)),
-        "not covered": lines(("not_covered",)),
-        "incomplete": recorder.verdict.incomplete,
-        "kept running": data["kept"],
-    }
-    for title, entries in sections.items():
-        if entries:
-            tr.section(title)
-            for entry in entries:
-                tr.write_line(entry)
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"
 
 
 class LastWord:

@@ -49,3 +49,30 @@ def test_names_cannot_break_out():
 def test_nothing_found_draws_nothing():
     assert topology_svg({"components": [], "edges": []}, ["a"]) == ""
     assert timeline_svg([]) == ""
+
+
+def test_labels_lie_over_no_other_and_over_no_box():
+    names = ("frontend", "worker-1", "worker-2", "etcd", "nats")
+    parts = [component(name, name.split("-")[0], "a") for name in names]
+    pairs = [("frontend", f"worker-{number}", "requests over tcp") for number in (1, 2)]
+    for source in names[:3]:
+        pairs += [(source, "etcd", "gRPC"), (source, "nats", "NATS")]
+    edges = [dict(zip(("source", "target", "protocol"), pair, strict=True)) for pair in pairs]
+    root = ET.fromstring(
+        topology_svg({"components": [component("client", "client", None), *parts], "edges": edges}, ["a"])
+    )
+    areas = [text_area(text) for text in root.iter("text") if text.get("class") == "edge-label"]
+    boxes = [[float(rect.get(key)) for key in ("x", "y", "width", "height")] for rect in root.findall("./g/rect")]
+    assert len(areas) == len(pairs) and len(boxes) == 6
+    for number, area in enumerate(areas):
+        assert not [other for other in [*areas[:number], *boxes] if overlap(area, other)], area
+
+
+def text_area(text):
+    """x, y, width and height of a text of 11 px that is put around its x, with its foot at y."""
+    width = 5.5 * len(text.text)
+    return [float(text.get("x")) - width / 2, float(text.get("y")) - 9, width, 11]
+
+
+def overlap(one, other):
+    return all(one[i] < other[i] + other[i + 2] and other[i] < one[i] + one[i + 2] for i in (0, 1))

@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from fixtures.clients.etcd import Etcd
+from fixtures.deadline import Deadline, wait_until
 from fixtures.tests.soak import CACHE, left_behind, processes_of
 from fixtures.tests.sshd import free_port
 from plugins.tests.children import ROOT, Child, installed, inventory, nothing_left, start, tree
@@ -56,6 +58,29 @@ def test_a_dry_run_prints_the_commands_and_touches_nothing(start, inventory, tre
     ):
         assert part in text
     assert set(os.listdir(tree / "reports")) == before and not cache.exists()
+
+
+def test_what_a_dry_run_shows_serves_when_it_is_pasted(start, inventory, tree):
+    mine = inventory(f"dynamo_cache: {tree / 'pasted'}")
+    lines = start("tests_by_module", "--dry-run", "--inventory", mine).ended(0).text.splitlines()
+    port = next(found[1] for line in lines if (found := re.search(r"dynamo\.frontend .*--http-port (\d+)", line)))
+    script = "\n".join([*(f"{line}\nsleep 1" if line.endswith("&") else line for line in lines), "wait"])
+    shell = subprocess.Popen(["bash"], stdin=subprocess.PIPE, text=True, start_new_session=True, cwd=tree)
+    try:
+        shell.stdin.write(script)
+        shell.stdin.close()
+
+        def look() -> tuple[bool | None, object]:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
+                    return json.load(answer)["data"] or None, "no model"
+            except OSError as error:
+                return None, error
+
+        wait_until(look, Deadline(90, "pasted commands to serve a model"))
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
 
 
 # --- wrong on a node -------------------------------------------------------------------------------------------------

@@ -1,11 +1,16 @@
 """report.html: what it says, that nothing in it runs or is loaded, and that a browser opens it without a complaint."""
 
+import html
+import json
 import re
 import shutil
 import subprocess
 
 import pytest
 
+from plugins.tests.conftest import ROOT
+
+FILTER = (ROOT / "reports" / "templates" / "filter.js").read_text(encoding="utf-8")
 XSS = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 TESTS = f"""
@@ -79,7 +84,8 @@ def test_the_page_says_all_and_runs_nothing_of_it(reported):
     page = (reported.latest / "report.html").read_text(encoding="utf-8")
     assert result.ret == 1
     ours = page[page.index('<main class="acceptance">') : page.index("</main>")]
-    assert "<script" not in ours and "<img src=x" not in page and "<img class" in ours
+    assert "<img src=x" not in page and "<img class" in ours
+    assert ours.count("<script") == 1 and f"<script>{FILTER}</script>" in ours
     assert "&lt;script&gt;" in ours
     assert not re.search(r"""(src|href)=["'](https?:)?//""", ours)
     for text in (
@@ -114,12 +120,83 @@ def test_the_page_says_all_and_runs_nothing_of_it(reported):
     assert '<property name="check" value="M00-01"' in (reported.latest / "junit.xml").read_text()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
-def test_a_browser_opens_it_without_a_complaint(reported, tmp_path):
+SHARED = """
+    import time
+
+    @pytest.fixture(scope="module")
+    def replayed():
+        time.sleep(1.2)
+
+    @pytest.mark.check("M01-01")
+    def test_first(replayed): "The first judges what was replayed."
+
+    @pytest.mark.check("M01-02")
+    def test_second(replayed): "The second judges the same."
+
+    @pytest.mark.check("M01-03")
+    @pytest.mark.needs("real_engine")
+    def test_tokens(): "Two runs give the same tokens again."
+"""
+
+# asked of the page in a browser
+PROBE = """<script>addEventListener("load", () => {
+  const seen = {width: innerWidth, wide: document.documentElement.scrollWidth};
+  const form = document.querySelector("form.search");
+  const rows = () => [...document.querySelectorAll(".acceptance table [data-outcome]")]
+    .filter((row) => row.checkVisibility({contentVisibilityAuto: true}))
+    .map((row) => row.querySelector(".id").textContent);
+  seen.form = form.checkVisibility();
+  seen.all = rows().length;
+  form.elements.text.value = "JUDGES"; form.dispatchEvent(new Event("input")); seen.text = rows();
+  form.elements.text.value = "";
+  for (const box of form.querySelectorAll("[name=outcome]")) box.checked = box.value == "known_defect";
+  form.dispatchEvent(new Event("input")); seen.outcome = rows();
+  const links = [...document.querySelectorAll("nav.contents a")].map((link) => link.hash);
+  seen.links = links.filter((hash) => !document.querySelector(hash));
+  document.title = JSON.stringify(seen);
+});</script>"""
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a page in a browser of `width` pixels: its DOM, and what the browser complained of."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on this machine")
+    number = iter(range(9))
+
+    def opened(page, *options):
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+        profile = f"--user-data-dir={tmp_path}/profile-{next(number)}"
+        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, profile, *options]
+        command = [*browser, "--enable-logging=stderr", "--dump-dom", page.resolve().as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+
+    return opened
+
+
+def test_a_browser_opens_it_without_a_complaint(reported, opened):
     reported.run()
-    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    page = (reported.latest / "report.html").resolve().as_uri()
-    command = [*browser, "--enable-logging=stderr", "--dump-dom", page]
-    opened = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    assert "CONSOLE" not in opened.stderr
-    assert "<title" in opened.stdout and "owned" not in re.search(r"<title.*?</title>", opened.stdout)[0]
+    shown = opened(reported.latest / "report.html")
+    assert "CONSOLE" not in shown.stderr
+    assert "<title" in shown.stdout and "owned" not in re.search(r"<title.*?</title>", shown.stdout)[0]
+
+
+def test_a_phone_finds_its_way_on_it(reported, opened):
+    reported.module(1, SHARED)
+    reported.run()
+    page = (reported.latest / "report.html").read_text(encoding="utf-8")
+    assert '<meta name="viewport" content="width=device-width' in page[: page.index("<body")]
+    assert page.count("Two runs give the same tokens again.") == 1
+    first, second = [each for each in reported.record()["checks"] if each["id"] in ("M01-01", "M01-02")]
+    assert first["duration_s"] >= 1.2 and first["shared_setup_s"] == 0
+    assert second["duration_s"] < 1.2 <= second["shared_setup_s"]
+    assert f"set-up {second['shared_setup_s']:.2f} s" in page
+    probed = reported.latest / "probed.html"
+    probed.write_text(page.replace("</main>", f"{PROBE}</main>"), encoding="utf-8")
+    shown = opened(probed, "--window-size=500,900")  # chromium's least
+    seen = json.loads(html.unescape(re.search(r"<title[^>]*>(.*?)</title>", shown.stdout)[1]))
+    assert seen["wide"] <= seen["width"], seen
+    assert seen["form"] and seen["all"] == 10
+    assert seen["text"] == ["M01-01", "M01-02"]
+    assert seen["outcome"] == ["M00-06", "M00-06"]
+    assert seen["links"] == []

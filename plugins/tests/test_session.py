@@ -280,7 +280,7 @@ def test_a_dry_run_prints_commands_and_runs_nothing(suite):
     suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
     result = suite.run("--dry-run")
     assert result.ret == 0
-    assert result.outlines[0] == "# local" and len(result.outlines) > 1
+    assert "# local" in result.outlines and len(result.outlines) > 3
     assert not (suite.path / "reports").exists()
 
 

@@ -1,0 +1,96 @@
+"""--dry-run: the commands for each node that the selected checks need, as one could paste them. Nothing is run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from plugins.checks import TESTS
+from plugins.keys import INVENTORY
+from plugins.marks import arguments, module_of
+from plugins.terminal import clean
+
+# methods and functions of the library, and what they bring up while a check runs
+BRINGS = {
+    "own_deployment": "start a deployment of their own",
+    "joined_worker": "start one worker more",
+    "replicas": "start servers of vLLM without Dynamo",
+}
+DECLARED = {"deployment", "picture"}  # of the Run: they bring up what the inventory declares
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Collect as --collect-only does, without a word of pytest's own between the commands."""
+    if config.getoption("dry_run"):
+        import fixtures.deployments  # noqa: F401  (before pytest makes warnings errors: etcd3 warns when it is imported)
+
+        config.option.collectonly = True
+        config.pluginmanager.set_blocked("terminalreporter")
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed and (lines := report.longreprtext.strip().splitlines()):
+        print(clean(f"# could not be collected: {report.nodeid}: {lines[-1]}"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    inventory = session.config.stash.get(INVENTORY, None)
+    if not session.config.getoption("dry_run") or inventory is None:
+        return
+    from fixtures.deployments import plan
+
+    checks = [item for item in session.items if module_of(item) is not None]
+    uses = {arguments(item, "check")["id"]: names_used(item) for item in checks}  # type: ignore[index]
+    modules = sorted({module_of(item) or "" for item in checks})
+    print(f"# {len(uses)} checks are selected, of {', '.join(modules) or 'no module'}")
+    print(
+        "# A run starts the same with names of its own and on free ports. Start each server when the one above answers."
+    )
+    declared = any(names & DECLARED for names in uses.values())
+    if uses and not declared:
+        print("# None of these checks needs the deployment that the inventory declares.")
+    last = None
+    for node, line in plan(inventory, deployment=declared) if uses else ():
+        if node != last:
+            print(f"# {node}")
+        last = node
+        print(clean(line))
+    for name, does in BRINGS.items():
+        if ids := sorted(check_id for check_id, names in uses.items() if name in names):
+            print(f"# These also {does} while they run: {', '.join(ids)}")
+
+
+def names_used(item: pytest.Item) -> set[str]:
+    """The names that the check, its fixtures and their helpers in the suite refer to."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
+    functions = [definition[-1].func for definition in definitions]
+    names: set[str] = set()
+    seen: set[CodeType] = set()
+    for function in [item.function, *functions]:  # type: ignore[attr-defined]
+        names.update(_names(function, seen))
+    return names
+
+
+def _names(function: Callable[..., Any], seen: set[CodeType]) -> Iterator[str]:
+    function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None)
+    if code is None or code in seen:
+        return
+    seen.add(code)
+    for name in _names_of(code):
+        yield name
+        helper = function.__globals__.get(name)  # type: ignore[attr-defined]
+        if inspect.isfunction(helper) and helper.__module__.startswith(f"{TESTS}."):
+            yield from _names(helper, seen)
+
+
+def _names_of(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_of(constant)

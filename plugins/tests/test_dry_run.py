@@ -1,0 +1,68 @@
+"""--dry-run: what the selected checks need, in lines that a shell takes or that are comments."""
+
+import re
+import subprocess
+
+import pytest
+
+CHECKS = """
+    from tests_by_module.module_00_fake.helping import beside
+
+    class Run:
+        def deployment(self): ...
+
+    @pytest.fixture
+    def run(): return Run()
+
+    @pytest.fixture
+    def deployment(run): return run.deployment()
+
+    @pytest.mark.check("M00-01")
+    def test_nothing(): pass
+
+    @pytest.mark.check("M00-02")
+    def test_declared(deployment): pass
+
+    @pytest.mark.check("M00-03")
+    def test_own(run):
+        with beside(run): pass
+"""
+HELPING = """
+    import contextlib
+
+    @contextlib.contextmanager
+    def beside(run):
+        with run.own_deployment("beside"):
+            yield
+"""
+OWN = "# These also start a deployment of their own while they run: M00-03"
+
+
+@pytest.fixture
+def planned(suite):
+    """Gives the lines of a dry run."""
+    suite.module(0, CHECKS)
+    suite.write("tests_by_module/module_00_fake/helping.py", HELPING)
+
+    def planned(*args: str) -> list[str]:
+        result = suite.run("--dry-run", *args)
+        assert result.ret == 0 and not (suite.path / "reports").exists()
+        return result.outlines
+
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("keyword", "declared", "own"), [("M00-01", False, False), ("M00-02", True, False), ("M00-03", False, True)]
+)
+def test_it_shows_what_the_selected_checks_bring_up(planned, keyword, declared, own):
+    lines = planned("-k", keyword)
+    assert lines[0] == "# 1 checks are selected, of module_00_fake"
+    assert any("-m dynamo.frontend" in line for line in lines) == declared
+    assert (OWN in lines) == own
+
+
+def test_each_line_can_be_pasted_or_is_a_comment(planned):
+    for line in [line for line in planned() if not line.startswith("#")]:
+        subprocess.run(["bash", "-n", "-c", line], check=True)
+        assert not re.search(r"RUN_ID|PORT\d|< parameters\.json", line), line

@@ -1,0 +1,133 @@
+"""What the terminal says: each reason once, how to run a failed check again, and whole lines of its own."""
+
+import re
+import shlex
+
+import pytest
+
+BLOCKED = """
+    from fixtures.outcomes import BringUpFailed
+    REASON = "etcd did not start\\nlast line of its log: " + "x" * 300
+
+    @pytest.fixture
+    def broken():
+        raise BringUpFailed("M00-02", REASON)
+
+    @pytest.mark.check("M00-01")
+    def test_before(broken): pass
+
+    @pytest.mark.check("M00-02")
+    def test_owner(broken): pass
+
+    @pytest.mark.check("M00-03")
+    def test_after(broken): pass
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_a_blocked_check_says_by_what_in_one_line(suite, args):
+    suite.module(0, BLOCKED)
+    result = suite.run(*args)
+    reasons = {check["id"]: check["reason"] for check in suite.record()["checks"]}
+    assert reasons["M00-02"].startswith("etcd did not start\nlast line of its log: xxx")
+    assert reasons["M00-01"] == reasons["M00-03"] == "blocked by M00-02: etcd did not start"
+    assert str(result.stdout).count("x" * 300) == 1
+
+
+def test_a_reason_whose_own_check_is_not_selected_is_told_whole_once(suite):
+    suite.module(0, BLOCKED)
+    suite.run("-k", "not owner")
+    reasons = {check["id"]: check["reason"] for check in suite.record()["checks"]}
+    assert reasons["M00-01"].startswith("blocked by M00-02: etcd did not start\nlast line of its log: xxx")
+    assert reasons["M00-03"] == "blocked by M00-02: etcd did not start"
+
+
+NOT_COVERED = """
+    @pytest.mark.check("M00-01")
+    def test_green(): pass
+
+    @pytest.mark.check("M00-02")
+    @pytest.mark.needs("real_engine")
+    def test_tokens(): "Two runs give the same tokens."
+
+    @pytest.mark.check("M00-03")
+    @pytest.mark.needs("real_engine")
+    def test_seeds(): "A seed gives the same answer."
+
+    @pytest.mark.check("M00-04")
+    @pytest.mark.needs("rdma", role="prefill")
+    def test_link(): "The link is used."
+"""
+
+
+def test_what_is_not_covered_is_grouped_by_its_reason(suite):
+    suite.requires("M00-*", "!M00-04")
+    suite.module(0, NOT_COVERED)
+    lines = suite.run().outlines
+    at = next(i for i, line in enumerate(lines) if "not covered (3; -v names each)" in line)
+    role = "no node of the inventory has the role 'prefill': M00-04"
+    assert lines[at + 1 : at + 3] == ["real_engine: looked on all nodes, not_declared: M00-02, M00-03", role]
+    assert "M00-02, M00-03 are required and not covered: real_engine: looked on all nodes, not_declared" in lines
+    assert not any("same tokens" in line for line in lines)
+    listed = suite.run("-v").outlines
+    at = next(i for i, line in enumerate(listed) if "not covered (3)" in line)
+    assert listed[at + 1 : at + 4] == [
+        "real_engine: looked on all nodes, not_declared:",
+        "  M00-02 Two runs give the same tokens.",
+        "  M00-03 A seed gives the same answer.",
+    ]
+
+
+def test_check_ids_select(suite):
+    suite.module(0, NOT_COVERED)
+    suite.module(1, '@pytest.mark.check("M01-01")\n@pytest.mark.parametrize("n", [1, 2])\ndef test_other(n): pass\n')
+    for expression, ids in (
+        ("M00-01", {"M00-01"}),
+        ("m01-01", {"M01-011", "M01-012"}),
+        ("M00-01 or M00-04", {"M00-01", "M00-04"}),
+        ("M00 and not M00-01", {"M00-02", "M00-03", "M00-04"}),
+    ):
+        suite.run("-k", expression)
+        assert set(suite.outcomes()) == ids, expression
+
+
+def test_a_failed_check_says_how_to_run_it_again(suite):
+    suite.module(0, '@pytest.mark.check("M00-07")\ndef test_red(): assert 0, "it is lost"\n')
+    suite.write("inventory/my site.yaml", (suite.path / "inventory" / "local.yaml").read_text())
+    result = suite.run("--inventory", "inventory/my site.yaml", "--seed", "7", "-n", "2")
+    again = [line.removeprefix("  again: ") for line in result.outlines if line.startswith("  again: ")]
+    expected = "uv run pytest tests_by_module/module_00_fake -k M00-07 --inventory 'inventory/my site.yaml' --seed 7"
+    assert again == [expected]
+    assert suite.run(*shlex.split(again[0])[3:]).ret == 1
+    assert set(suite.outcomes()) == {"M00-07"}
+    page = (suite.latest / "report.html").read_text(encoding="utf-8")
+    assert expected.replace("'", "&#39;") in page
+
+
+PROGRESS = """
+    @pytest.mark.check("M00-01")
+    def test_first(): pass
+
+    @pytest.mark.check("M00-02")
+    def test_second(pytestconfig):
+        from plugins.hookspecs import _past_the_capture
+        _past_the_capture(pytestconfig)("local: etcd is unpacked")
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("-v",), ("-n", "2")], ids=["alone", "verbose", "xdist"])
+def test_progress_has_lines_of_its_own(suite, args):
+    suite.module(0, PROGRESS)
+    command = ["sh", "-c", 'exec "$@" 2>&1', "sh", *suite.pytester._getpytestargs(), "-p", "no:cacheprovider", *args]
+    result = suite.pytester.run(*command)
+    lines = str(result.stdout).splitlines()
+    assert "local: etcd is unpacked" in lines, lines
+    assert result.ret == 0 and not [line for line in lines if re.fullmatch(r"\.+ *\[.*%\].*etcd.*", line)]
+
+
+def test_a_plant_that_does_not_exist_is_refused_also_when_checks_are_only_listed(suite):
+    suite.module(0, PROGRESS)
+    for only in ("--collect-only", "--dry-run"):
+        result = suite.run("--plant", "nosuch", only)
+        assert result.ret == 4
+        assert "there is no plant 'nosuch'" in str(result.stderr) + str(result.stdout)
