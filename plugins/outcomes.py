@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from fixtures.catalogue import load_catalogue
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from plugins.checks import title_of
 from plugins.durations import shared_setup_s
@@ -215,7 +216,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "measurements": [measurement.as_dict() for measurement in state.measurements],
         "evidence": list(state.evidence),
         "by_hand": check.get("by_hand", ""),
-        "causes": list(check.get("causes", ())),
+        "causes": [n for n in check.get("causes", ()) if load_catalogue()[n].is_possible(settings.inventory)],
     }
 
 

@@ -14,8 +14,8 @@
       group.hidden = !group.querySelector("[data-outcome]:not([hidden])");
       if (text && group.tagName === "DETAILS") group.open = true;
     }
-    const shown = checks.filter((check) => check.closest("table") && !check.hidden).length;
-    form.querySelector("output").textContent = `${shown} of ${checks.filter((check) => check.closest("table")).length} checks`;
+    const each = checks.filter((check) => check.matches("tbody, #not-covered tr"));
+    form.querySelector("output").textContent = `${each.filter((check) => !check.hidden).length} of ${each.length} checks`;
   };
   form.addEventListener("input", apply);
   form.addEventListener("submit", (event) => event.preventDefault());

@@ -173,7 +173,7 @@ def test_components_are_connected_as_the_picture_shows(picture: Picture, deploym
     assert not absent, "; ".join(absent)
 
 
-@pytest.mark.check("M00-08", by_hand="curl FRONTEND/v1/models", causes=[18, 24])
+@pytest.mark.check("M00-08", by_hand="curl FRONTEND/v1/models", causes=[24])
 def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
     """The frontend lists the declared model, others only where it is shared, and answers under its name."""
     declared = deployment.settings.model_name

@@ -13,7 +13,7 @@ KNOWS_WITHIN_S = 10
 ENDS_WITHIN_S = 15
 
 
-@pytest.mark.check("M02-26", by_hand="curl FRONTEND/health; curl FRONTEND/v1/models/MODEL/ready", causes=[18, 21, 26])
+@pytest.mark.check("M02-26", by_hand="curl FRONTEND/health; curl FRONTEND/v1/models/MODEL/ready", causes=[21, 26])
 def test_health_names_who_is_registered(
     deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence
 ):

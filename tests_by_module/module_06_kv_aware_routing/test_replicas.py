@@ -19,7 +19,7 @@ STREAMS = 4
 REQUESTS = 24
 
 
-@pytest.mark.check("M06-13", by_hand="start a second frontend; send a prompt to one, then to the other", causes=[18])
+@pytest.mark.check("M06-13", by_hand="start a second frontend; send a prompt to one, then to the other")
 def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
     """A second frontend predicts the hits of what was served through the first, and the other way round."""
     size = traces.block_size

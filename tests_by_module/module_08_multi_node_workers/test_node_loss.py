@@ -123,7 +123,7 @@ def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss
     measure.judge()
 
 
-@pytest.mark.check("M08-31", by_hand="start the worker again; curl FRONTEND/metrics | grep router_worker", causes=[18])
+@pytest.mark.check("M08-31", by_hand="start the worker again; curl FRONTEND/metrics | grep router_worker")
 def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure):
     """A worker that was killed and is started again registers anew and serves."""
     measure("return_s", worker_killed.return_s(worker_killed.moment("heal")))
