@@ -6,6 +6,7 @@ ALL = [
     "plugins.hookspecs",
     "plugins.options",
     "plugins.dry_run",
+    "plugins.interruption",
     "plugins.lifecycle",
     "plugins.marks",
     "plugins.capabilities",

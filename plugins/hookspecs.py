@@ -6,20 +6,16 @@ An inner conftest.py may say::
         return FakeRun()
 """
 
-import sys
-from collections.abc import Callable
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from plugins import refuse_parts
-from plugins.terminal import clean
+from plugins.terminal import show_at_once
 
 if TYPE_CHECKING:
     from plugins.keys import Settings
-
-
-NEW_LINE = "\n"
 
 
 class Specs:
@@ -45,21 +41,5 @@ def pytest_acceptance_run(config: pytest.Config, settings: "Settings") -> Any:
         plant=settings.plant,
         keep=settings.keep,
         seed=settings.seed,
-        progress=_past_the_capture(config),
+        progress=functools.partial(show_at_once, config),
     )
-
-
-def _past_the_capture(config: pytest.Config) -> Callable[[str], None]:
-    """Shows a line at once, although pytest keeps what a test prints."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    terminal = config.pluginmanager.getplugin("terminalreporter")  # not on an xdist runner
-
-    def show(text: str) -> None:
-        with capture.global_and_fixture_disabled():
-            if terminal:
-                terminal.ensure_newline()
-                terminal.flush()
-            # the controller's line of dots may stand where a runner writes
-            print(f"{'' if terminal else NEW_LINE}{clean(text)}", file=sys.stderr, flush=True)
-
-    return show

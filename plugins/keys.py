@@ -13,6 +13,7 @@ from fixtures.measure import Measurement, Threshold
 if TYPE_CHECKING:
     from fixtures.inventory.model import Inventory
     from plugins.checks import KnownCheck
+    from plugins.interruption import Interruption
     from plugins.record import Recorder
 
 
@@ -60,6 +61,7 @@ SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
 WAITED_S: pytest.StashKey[float] = pytest.StashKey()  # of the Run's waits, what no check's duration holds
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
+INTERRUPTION: pytest.StashKey[Interruption] = pytest.StashKey()
 RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
 INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
 PLANT: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.plants.Plant, or None

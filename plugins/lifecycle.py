@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ import pytest
 from fixtures.deadline import Deadline, wait_until
 from fixtures.teardown import attempted
 from plugins.capabilities import may_run
-from plugins.keys import RUN, SETTINGS, Settings, settings_of
-from plugins.terminal import clean
+from plugins.keys import INTERRUPTION, RUN, SETTINGS, Settings, settings_of
+from plugins.terminal import clean, say
 
 ALONE = ("destructive", "performance")
 RUNNER_RECORD = "runner-{}.json"
@@ -24,38 +23,10 @@ TORN_DOWN_WITHIN_S = 300
 EMPTY = {"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "transcript": [], "timeline": []}
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _handle_interrupts(handler: Any) -> dict[int, Any]:
-    """Returns the handlers until now."""
-    return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-
-
-class Runner:
-    """Of an xdist runner, which the terminal's Ctrl-C, the controller and xdist may each interrupt: once, and not when
-    its session ends by itself."""
-
-    def interrupt(self, *_: object) -> None:
-        _handle_interrupts(signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        _handle_interrupts(signal.SIG_IGN)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     settings = settings_of(config)
     if settings is None:
         return
-    interrupt = _interrupt
-    if not settings.writes:
-        config.pluginmanager.register(runner := Runner(), "acceptance-runner")
-        interrupt = runner.interrupt
-    previous = _handle_interrupts(interrupt)
-    config.add_cleanup(lambda: [signal.signal(s, handler) for s, handler in previous.items()])
     if settings.distributing:
         config.pluginmanager.register(Runners(), "acceptance-runners")
     else:
@@ -85,17 +56,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         (settings.report_dir / ALONE_ON_NODES).touch()
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C during the tear-down must not leave processes on the nodes."""
-    previous = _handle_interrupts(signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def close_run(config: pytest.Config) -> dict[str, Any]:
     """Close this process's Run and return its record, with `tear_down_errors` and `kept`."""
     run = config.stash[RUN]
@@ -105,12 +65,11 @@ def close_run(config: pytest.Config) -> dict[str, Any]:
         told = run.record()
         record.update({name: told[name] for name in names})
 
-    with _uninterrupted():
-        errors = attempted("the run's record could not be made", lambda: keep(*EMPTY))
-        errors += attempted("tear-down broke", run.close)
-        # with the commands of the tear-down
-        errors += attempted("the transcript could not be completed", lambda: keep("transcript"))
-        errors += attempted("what is kept could not be told", lambda: record.update(kept=run.kept()))
+    errors = attempted("the run's record could not be made", lambda: keep(*EMPTY))
+    errors += attempted("tear-down broke", run.close)
+    # with the commands of the tear-down
+    errors += attempted("the transcript could not be completed", lambda: keep("transcript"))
+    errors += attempted("what is kept could not be told", lambda: record.update(kept=run.kept()))
     del config.stash[RUN]
     return record | {"tear_down_errors": errors}
 
@@ -121,6 +80,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     settings = session.config.stash.get(SETTINGS, None)
     if settings is not None and not settings.writes:
         record = close_run(session.config)
+        session.config.workeroutput["interrupted"] = session.config.stash[INTERRUPTION].happened  # type: ignore
         (settings.report_dir / RUNNER_RECORD.format(settings.runner)).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -145,14 +105,12 @@ class Runners:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not (left := self._left()):
             return
-        terminal = session.config.pluginmanager.getplugin("terminalreporter")
-        terminal.write_line(f"{' and '.join(left)} tear down; that may take up to {TORN_DOWN_WITHIN_S} s")
-        with _uninterrupted():
-            for runner in left:
-                self._up[runner].gateway._io.popen.send_signal(signal.SIGINT)
-            deadline = Deadline(TORN_DOWN_WITHIN_S, "the runners to tear down")
-            with suppress(deadline.Exceeded):  # the record that is missing tells it
-                wait_until(lambda: (None if self._left() else True, self._left()), deadline)
+        say(session.config, f"{' and '.join(left)} tear down; that may take up to {TORN_DOWN_WITHIN_S} s")
+        for runner in left:
+            self._up[runner].gateway._io.popen.send_signal(signal.SIGINT)
+        deadline = Deadline(TORN_DOWN_WITHIN_S, "the runners to tear down")
+        with suppress(deadline.Exceeded):  # the record that is missing tells it
+            wait_until(lambda: (None if self._left() else True, self._left()), deadline)
 
     def _left(self) -> list[str]:
         """Whose session has not ended, as xdist hears of it also while this process waits."""

@@ -16,7 +16,7 @@ from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, No
 from plugins.checks import title_of
 from plugins.durations import shared_setup_s
 from plugins.evidence import slugify
-from plugins.keys import CHECK, RUN, TOLD, WAITED_S, CheckState, settings_of
+from plugins.keys import CHECK, INTERRUPTION, RUN, TOLD, WAITED_S, CheckState, settings_of
 from plugins.marks import arguments, module_of
 from plugins.terminal import clean, clean_report
 
@@ -28,6 +28,7 @@ _WORDS = {
     "known_defect": ("known defect", "k", "KNOWN DEFECT"),
 }
 LINE = 200  # characters of another check's reason
+INTERRUPTED = "interrupted before it ended"
 # nothing has judged the check: an option or a plugin of pytest kept it from running
 NOT_RUN = "it was not run to its end, so nothing is known of it"
 
@@ -93,6 +94,8 @@ def pytest_runtest_makereport(
     if report.outcome != "passed" or hasattr(report, "wasxfail"):
         outcome, reason = _outcome(item, state, report, call)
         reason = clean(reason)
+        if item.config.stash[INTERRUPTION].happened:
+            outcome, reason = "error", f"{INTERRUPTED} ({reason})"
         if report.when == "teardown":
             outcome, reason = "error", f"tear-down: {reason}"
         if outcome == "failed" and state.missing is None and (defect := _known_defect(item)):

@@ -14,9 +14,9 @@ import pytest
 
 from fixtures.nodes.redact import redacted
 from plugins.checks import TESTS
-from plugins.keys import CHECK, RECORDER, Settings, settings_of
+from plugins.keys import CHECK, INTERRUPTION, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
-from plugins.outcomes import record_of
+from plugins.outcomes import INTERRUPTED, record_of
 from plugins.verdict import Verdict, decide, label
 
 SCHEMA = Path(__file__).parent.parent / "reports" / "run.schema.json"
@@ -40,8 +40,7 @@ class Recorder:
         self._recorded: set[str] = set()  # node ids
         self._items: dict[str, pytest.Item] = {}
         self.deselected = False
-        self.interrupted = False
-        self.collection_failed = False
+        self.runner_interrupted = False
         self.data: dict[str, Any] = {}
         self.verdict: Verdict | None = None
 
@@ -49,7 +48,6 @@ class Recorder:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self.collection_failed = True
             lines = report.longreprtext.strip().splitlines()
             why = lines[-1] if lines else "no reason given"
             self.problems.append(f"could not be collected: {report.nodeid}: {why}")
@@ -73,10 +71,6 @@ class Recorder:
             if report.failed:
                 self.problems.append(f"a test that is no check failed: {report.nodeid} ({report.when})")
 
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        stopped_by_pytest = isinstance(excinfo.value, pytest.Session.Interrupted)
-        self.interrupted = not (stopped_by_pytest and self.collection_failed)
-
     def pytest_internalerror(self, excrepr: object) -> None:
         self.problems.append(f"internal error: {str(excrepr).strip().splitlines()[-1]}")
 
@@ -94,6 +88,7 @@ class Recorder:
     def pytest_testnodedown(self, node: Any) -> None:
         output = getattr(node, "workeroutput", {})
         self.deselected = self.deselected or output.get("deselected", False)
+        self.runner_interrupted = self.runner_interrupted or output.get("interrupted", False)
         if "usage_error" in output and output["usage_error"] not in self.usage_errors:
             self.usage_errors.append(output["usage_error"])
 
@@ -139,7 +134,7 @@ class Recorder:
     def finish(self, exitstatus: int) -> None:
         settings = self.settings
         for nodeid in [nodeid for nodeid in self.running if nodeid.startswith(f"{TESTS}/")]:
-            self.add(nodeid, self.unfinished(nodeid, "interrupted before it ended"))
+            self.add(nodeid, self.unfinished(nodeid, INTERRUPTED))
         run = collect_records(self.config, settings, self.runners, self.deaths)
         if exitstatus not in (0, 1, 2, 5) and not self.problems:
             self.problems.append(f"pytest ended with exit status {int(exitstatus)}")
@@ -177,7 +172,8 @@ class Recorder:
     def _judge(self, exitstatus: int) -> None:
         never = [node_id for node_id in self.selected - self._recorded if node_id.startswith(f"{TESTS}/")]
         never_ran = sorted(label(self.unfinished(node_id, "")) for node_id in never)
-        self.verdict = decide(self.data, never_ran, interrupted=self.interrupted, pytest_failed=exitstatus == 1)
+        interrupted = self.runner_interrupted or self.config.stash[INTERRUPTION].happened
+        self.verdict = decide(self.data, never_ran, interrupted=interrupted, pytest_failed=exitstatus == 1)
         self.data["verdict"], self.data["exit_status"] = self.verdict.word, self.verdict.exit_status
         self.data["incomplete"] = self.verdict.incomplete
 

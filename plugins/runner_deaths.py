@@ -14,6 +14,7 @@ import pytest
 from fixtures.deadline import Deadline
 from plugins.checks import TESTS
 from plugins.keys import RECORDER
+from plugins.outcomes import INTERRUPTED
 from plugins.verdict import label
 
 # closed pipes tell xdist of a process that ended; both are longer than the last words of a process take to be read
@@ -67,7 +68,7 @@ class RunnerDeaths:
         check = recorder.unfinished(crashitem, "") if crashitem.startswith(f"{TESTS}/") else None
         report.when = phase = self._phases[crashitem]  # type: ignore[assignment]
         report.location = (report.location[0], None, name)
-        report.longrepr = reason = "interrupted before it ended"
+        report.longrepr = reason = INTERRUPTED
         if runner in recorder.deaths:
             cause = recorder.deaths[runner][1]
             recorder.deaths[runner] = (f"in {label(check) if check else name}", cause)

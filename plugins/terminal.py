@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from fixtures.nodes.redact import redact, redacted
 from fixtures.printable import printable
+
+NEW_LINE = "\n"
 
 
 def clean(text: str) -> str:
@@ -26,6 +30,27 @@ def clean_report(report: pytest.TestReport | pytest.CollectReport) -> None:
     if isinstance(report, pytest.TestReport):
         report.user_properties = [(name, redacted({name: value})[name]) for name, value in report.user_properties]
     report.sections = [(name, clean(content)) for name, content in report.sections]
+
+
+def show_at_once(config: pytest.Config, text: str, stream: str = "stderr") -> None:
+    """Shows a line although pytest keeps what is printed meanwhile."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    terminal = config.pluginmanager.getplugin("terminalreporter")  # not on an xdist runner
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        if terminal:
+            terminal.ensure_newline()
+            terminal.flush()
+        # the controller's line of dots may stand where a runner writes
+        start = NEW_LINE if hasattr(config, "workerinput") else ""
+        print(f"{start}{clean(text)}", file=getattr(sys, stream), flush=True)
+
+
+def say(config: pytest.Config, text: str, **colours: bool) -> None:
+    """Writes a line of the suite's own, also where pytest's terminal is switched off."""
+    if terminal := config.pluginmanager.getplugin("terminalreporter"):
+        terminal.write_line(text, **colours)
+    else:
+        show_at_once(config, text, "stdout")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from plugins.keys import recorder_of, settings_of
+from plugins.terminal import say
 
 _RAN = ("passed", "failed", "error", "known_defect")
 
@@ -116,16 +117,15 @@ class LastWord:
         recorder = recorder_of(session.config)
         assert recorder is not None
         folder = recorder.settings.report_dir
-        terminal = session.config.pluginmanager.getplugin("terminalreporter")
         if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             shutil.rmtree(folder)
             for text in recorder.usage_errors:
-                terminal.write_line(f"ERROR: {text}", red=True)
-            return result
-        if terminal and recorder.verdict:
-            green = recorder.verdict.word == "ACCEPTED"
-            terminal.write_line(f"report: {folder / 'report.html'}")
-            terminal.write_line(recorder.verdict.line, bold=True, green=green, red=not green)
+                say(session.config, f"ERROR: {text}", red=True)
+        elif verdict := recorder.verdict:
+            session.exitstatus = verdict.exit_status  # pytest's own --max-warnings sets another
+            green, page = verdict.word == "ACCEPTED", folder / "report.html"
+            say(session.config, f"report: {page if page.is_file() else folder / 'run.json'}")
+            say(session.config, verdict.line, bold=True, green=green, red=not green)
         return result
 
 

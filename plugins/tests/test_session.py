@@ -117,16 +117,16 @@ def pytest_configure(config):
 """
 
 
-def interrupted(suite, interrupt, *args):
-    """A run whose check waits and is interrupted: its exit status and output."""
-    suite.pytester.makeconftest(CONFTEST + HEARS)
+def interrupted(suite, interrupt, *args, signs=("waiting", "heard"), more=""):
+    """A run that is interrupted once it has left these signs, files in its folder: its exit status and output."""
+    suite.pytester.makeconftest(CONFTEST + HEARS + more)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     child = subprocess.Popen(command, cwd=suite.path, start_new_session=True, **pipes)
 
     def look() -> tuple[bool | None, object]:
-        there = [name for name in ("waiting", "heard") if (suite.path / name).exists()]
-        return (True if len(there) == 2 or child.poll() is not None else None), there
+        there = [name for name in signs if (suite.path / name).exists()]
+        return (True if len(there) == len(signs) or child.poll() is not None else None), there
 
     try:
         wait_until(look, Deadline(60, "a check to run, and its controller to know"))

@@ -110,8 +110,8 @@ PROGRESS = """
 
     @pytest.mark.check("M00-02")
     def test_second(pytestconfig):
-        from plugins.hookspecs import _past_the_capture
-        _past_the_capture(pytestconfig)("local: etcd is unpacked")
+        from plugins.terminal import show_at_once
+        show_at_once(pytestconfig, "local: etcd is unpacked")
 """
 
 
