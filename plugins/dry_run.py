@@ -20,6 +20,7 @@ BRINGS = {
     "joined_worker": "start one worker more",
     "replicas": "start servers of vLLM without Dynamo",
 }
+STARTS = "# A run starts the same with names of its own on free ports. Start each server when the one above answers."
 DECLARED = {"deployment", "picture"}  # of the Run: they bring up what the inventory declares
 
 
@@ -48,9 +49,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     uses = {arguments(item, "check")["id"]: names_used(item) for item in checks}  # type: ignore[index]
     modules = sorted({module_of(item) or "" for item in checks})
     print(f"# {len(uses)} checks are selected, of {', '.join(modules) or 'no module'}")
-    print(
-        "# A run starts the same with names of its own and on free ports. Start each server when the one above answers."
-    )
+    managed = inventory.cluster.dynamo_managed
+    if managed:
+        print(STARTS)
     declared = any(names & DECLARED for names in uses.values())
     if uses and not declared:
         print("# None of these checks needs the deployment that the inventory declares.")
@@ -60,7 +61,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             print(f"# {node}")
         last = node
         print(clean(line))
-    for name, does in BRINGS.items():
+    for name, does in BRINGS.items() if managed else ():
         if ids := sorted(check_id for check_id, names in uses.items() if name in names):
             print(f"# These also {does} while they run: {', '.join(ids)}")
 

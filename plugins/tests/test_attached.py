@@ -24,7 +24,7 @@ __all__ = ["installed", "inventory", "start", "tree"]
 MODULES = ("module_02_frontend", "module_05_messaging", "module_06_kv_aware_routing")
 SETTLES_WITHIN_S = 20
 TESTS = LOCAL_INVENTORY.parents[1] / "tests_by_module"
-# what inventory/README.md says that a smoke run sends, at most
+# those that the frontend counts: for an answer of the model; inventory/README.md counts the others as well
 SMOKE_REQUESTS = 20
 
 

@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from plugins.tests.conftest import INVENTORY
+
 CHECKS = """
     from tests_by_module.module_00_fake.helping import beside
 
@@ -66,3 +68,11 @@ def test_each_line_can_be_pasted_or_is_a_comment(planned):
     for line in [line for line in planned() if not line.startswith("#")]:
         subprocess.run(["bash", "-n", "-c", line], check=True)
         assert not re.search(r"RUN_ID|PORT\d|< parameters\.json", line), line
+
+
+def test_nothing_is_started_where_a_deployment_runs_already(planned, suite):
+    where = "dynamo_managed: false\n    dynamo_frontend_url: http://127.0.0.1:8000\n    dynamo_discovery: file"
+    text = INVENTORY.replace("{requires}", "[M00-*]").replace("dynamo_embedded: true", where)
+    site = suite.write("inventory/site.yaml", text)
+    lines = planned("--inventory", str(site))
+    assert lines[1:] == ["# local", "# attached: nothing is started"]
