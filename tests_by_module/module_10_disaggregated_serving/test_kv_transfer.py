@@ -198,7 +198,7 @@ def test_kv_moves_as_fast_as_its_link_allows(
     by_hand="vllm:nixl_num_failed_transfers_total and vllm:nixl_num_failed_notifications_total of both workers",
 )
 def test_no_transfer_and_no_notification_failed(cold: dict[str, Asked], moved: Moved, sides: Sides, measure, evidence):
-    """NIXL did all that it was told to do since both sides were started, with nobody lost."""
+    """Neither side has counted a failed transfer or notification since both were started."""
     pages = {name: sides.page(worker) for name, worker in sides.both.items()}
     rows = [(name, page.total(NIXL_FAILED), page.total(NIXL_UNTOLD)) for name, page in pages.items()]
     evidence.table("what failed", ["side", "transfers", "notifications"], rows)
