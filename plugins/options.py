@@ -25,6 +25,8 @@ REFUSED = {
     "setuponly": "--setup-only runs no check; --dry-run shows the commands of the bring-up",
     "setupplan": "--setup-plan runs no check; --collect-only lists the checks that are selected",
     "looponfail": "--looponfail runs failed checks again until they pass; run the command again instead",
+    "reruns": "--reruns runs failed checks again until they pass; run the command again instead",
+    "force_flaky": "--force-flaky runs failed checks again until they pass; run the command again instead",
 }
 NO_ASSERT = "Python ignores assert statements here, so no check can fail: start it without -O, unset PYTHONOPTIMIZE"
 
@@ -37,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
     group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
+    group.addoption("--reports", metavar="FOLDER", help="where runs leave their folders (default: reports/)")
     group.addoption(
         "--report-mode",
         type=_folder_mode,
@@ -106,7 +109,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SETTINGS] = settings = Settings(
         inventory=inventory,
         run_id=run_id,
-        report_dir=config.rootpath / "reports" / run_id,
+        report_dir=Path(handed["report_dir"]) if handed else _reports(config) / run_id,
         plant=config.stash[PLANT],
         keep=config.getoption("keep"),
         seed=handed["seed"] if handed else _seed(config),
@@ -118,10 +121,18 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if not settings.writes:
         return
-    settings.report_dir.mkdir(parents=True, mode=0o700)
-    settings.report_dir.chmod(config.getoption("report_mode"))  # mkdir's own mode is cut by the umask
-    config.option.xmlpath = config.option.xmlpath or str(settings.report_dir / "junit.xml")
-    if config.pluginmanager.hasplugin("html") and not config.getoption("htmlpath"):
+    # a checkout that is read-only keeps no cache, and needs none
+    config.addinivalue_line("filterwarnings", "ignore::pytest.PytestCacheWarning")
+    try:
+        settings.report_dir.mkdir(parents=True, mode=0o700)
+        settings.report_dir.chmod(config.getoption("report_mode"))  # mkdir's own mode is cut by the umask
+    except OSError as error:
+        raise pytest.UsageError(
+            f"{settings.report_dir.parent} takes no report: {error.strerror}; --reports FOLDER names another place"
+        ) from None
+    if config.pluginmanager.hasplugin("junitxml"):
+        config.option.xmlpath = config.option.xmlpath or str(settings.report_dir / "junit.xml")
+    if makes_page(config) and not config.getoption("htmlpath"):
         config.option.htmlpath = str(settings.report_dir / "report.html")
         config.option.self_contained_html = True
 
@@ -130,7 +141,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """The xdist controller hands the run to a runner that starts."""
     if settings := settings_of(node.config):
-        node.workerinput["acceptance"] = {"run_id": settings.run_id, "seed": settings.seed}
+        handed = {"run_id": settings.run_id, "seed": settings.seed, "report_dir": str(settings.report_dir)}
+        node.workerinput["acceptance"] = handed
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -148,6 +160,16 @@ def _folder_mode(text: str) -> int:
     if mode & 0o700 != 0o700:
         raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 0700 or 0750, with 7 for the owner")
     return mode
+
+
+def _reports(config: pytest.Config) -> Path:
+    given = config.getoption("reports")
+    return config.invocation_params.dir / Path(given).expanduser() if given else config.rootpath / "reports"
+
+
+def makes_page(config: pytest.Config) -> bool:
+    """pytest-html, where it is there, needs pytest-metadata."""
+    return config.pluginmanager.hasplugin("html") and config.pluginmanager.hasplugin("metadata")
 
 
 def _seed(config: pytest.Config) -> int:

@@ -96,6 +96,10 @@ class Recorder:
 
     def add(self, nodeid: str, record: dict[str, Any]) -> None:
         self.running.pop(nodeid, None)
+        if nodeid in self._recorded:
+            again = f"{label(record)} ran more than once, by a plugin or an option of pytest: its first result counts"
+            self.problems += [again] if again not in self.problems else []
+            return
         self._recorded.add(nodeid)
         record["required"] = record["id"] in self.settings.required
         self.checks.append(record)

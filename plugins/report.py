@@ -18,6 +18,7 @@ from markupsafe import Markup
 from fixtures.catalogue import load_catalogue
 from plugins.drawing import timeline_svg, topology_svg
 from plugins.keys import CHECK, recorder_of, settings_of
+from plugins.options import makes_page
 from plugins.outcomes import OUTCOMES
 from plugins.record import Recorder
 from plugins.summary import again
@@ -32,7 +33,7 @@ ROWS_SHOWN = 200  # of an evidence table; the file has them all
 
 def pytest_configure(config: pytest.Config) -> None:
     settings = settings_of(config)
-    if settings is not None and settings.writes and config.pluginmanager.hasplugin("html"):
+    if settings is not None and settings.writes and makes_page(config):
         config.option.css = [*config.getoption("css"), str(TEMPLATES / "report.css")]
         config.pluginmanager.register(Page(), "acceptance-page")
 
@@ -72,7 +73,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """The evidence is linked from the item's row, also when its set-up failed."""
     report = yield
     state = item.stash.get(CHECK, None)
-    if state is not None and report.when == "teardown" and item.config.pluginmanager.hasplugin("html"):
+    if state is not None and report.when == "teardown" and makes_page(item.config):
         from pytest_html import extras
 
         links = [extras.url(entry["path"], escape(entry["title"])) for entry in state.evidence]
@@ -131,7 +132,7 @@ def render(recorder: Recorder) -> str:
         catalogue=load_catalogue(),
         topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
         timeline=Markup(timeline_svg(data["timeline"])),
-        files=files(folder),
+        files=files(folder, getattr(recorder.config.option, "xmlpath", None)),
         contents=contents,
         script=Markup((TEMPLATES / "filter.js").read_text(encoding="utf-8")),
     )
@@ -159,9 +160,9 @@ def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:
     return dict(entry)
 
 
-def files(folder: Path) -> list[str]:
-    """What else lies in the run's folder, besides the evidence that the checks link."""
-    made_later = ["junit.xml"]
+def files(folder: Path, junit: str | None) -> list[str]:
+    """What else lies in the run's folder, besides the evidence that the checks link; `junit` is made later."""
+    made_later = [Path(junit).name] if junit and Path(junit).parent == folder else []
     found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     other = {name for name in found if not name.startswith("evidence/") and name != "report.html"}
     return sorted(other.union(made_later))
