@@ -136,7 +136,14 @@ def collect_records(
                 f"runner {runner} ended {where} ({cause}): the watchdogs on the nodes take down what it had"
             )
             continue
-        part = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            part = json.loads(path.read_bytes())
+        except ValueError as error:
+            merged["tear_down_errors"].append(
+                f"runner {runner} did not finish its record ({path}: {error}), so its tear-down errors are not known: "
+                "look at what still runs on the nodes with `python -m fixtures.nodes status`"
+            )
+            continue
         path.unlink()
         names = {node["name"] for node in merged["nodes"]}
         merged["nodes"] += [node for node in part["nodes"] if node["name"] not in names]

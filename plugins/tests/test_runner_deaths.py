@@ -1,9 +1,11 @@
 """A check that takes its runner down under xdist: told once, with the cause, and the session goes on to its end."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from plugins.lifecycle import collect_records
 from plugins.tests.conftest import CONFTEST
 
 DIES = """
@@ -218,6 +220,17 @@ def pytest_configure(config):
     assert suite.record()["tear_down_errors"] == [
         "runner gw0 ended between two checks (exit status 5): the watchdogs on the nodes take down what it had"
     ]
+
+
+@pytest.mark.parametrize("half", [b"", b'{"nodes": [', b'{"owner": "\xc3'])
+def test_a_record_that_is_not_finished_is_told_and_the_others_count(tmp_path, half):
+    (tmp_path / "runner-gw0.json").write_bytes(half)
+    whole = '{"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "timeline": [], '
+    (tmp_path / "runner-gw1.json").write_text(f'{whole}"transcript": [], "tear_down_errors": ["one"], "kept": []}}')
+    settings = SimpleNamespace(distributing=True, report_dir=tmp_path)
+    told, other = collect_records(None, settings, ["gw0", "gw1"], {})["tear_down_errors"]
+    assert told.startswith("runner gw0 did not finish its record (") and "runner-gw0.json" in told
+    assert other == "one"
 
 
 def test_a_runner_that_collects_other_checks_than_the_one_it_replaces(suite):
