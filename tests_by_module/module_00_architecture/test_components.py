@@ -35,7 +35,8 @@ def test_every_declared_node_answers(run: Run, evidence):
             for name, f in found.items()
         ],
     )
-    assert set(found) == {spec.name for spec in run.inventory.nodes}
+    declared = {spec.name for spec in run.inventory.nodes}
+    assert set(found) == declared, f"the nodes {sorted(found)} answer, declared are {sorted(declared)}"
 
 
 @pytest.mark.check("M00-02", by_hand="curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'", causes=[19, 26, 28])
@@ -145,7 +146,8 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
     unknown = [c.id for c in picture.components if c.found and not c.version]
     if unknown:
         raise CouldNotLook(
-            f"no version of {', '.join(unknown)}: their processes belong to another user, or are no venv's"
+            f"no version is found of {', '.join(unknown)}: a process shows it when it runs in a virtual environment "
+            "and as the user who looks, a server when it is asked"
         )
     wrong = [
         f"{c.id} on {c.node} runs ai-dynamo {c.version}, declared is {declared}"

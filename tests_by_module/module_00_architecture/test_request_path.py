@@ -28,7 +28,7 @@ def test_requests_pass_every_hop_once(
     failed = [answer.describe() for answer in path.answers if not answer.ok]
     assert not failed, f"{len(failed)} of {path.sent} requests failed: {failed[0]}"
     assert sum(path.served_by.values()) == passed, (
-        f"answers name their workers {path.served_by}, {path.sent} were sent past {passed} workers"
+        f"{path.sent} answers name {sum(path.served_by.values())} workers, expected are {passed}: {path.served_by}"
     )
     expected = {"frontend": path.sent, "router": passed, **{f"worker {w:x}": n for w, n in path.served_by.items()}}
     counted = {

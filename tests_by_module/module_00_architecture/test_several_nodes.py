@@ -116,7 +116,9 @@ def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of
         elif name == managed:
             wrong.append(f"{spec.name} has its data address {address} on the management interface {name}")
         if any(ip_address(address) in network for network in (LINK_LOCAL_V4, LINK_LOCAL_V6)):
-            wrong.append(f"{spec.name}'s data address {address} is link-local: it lasts until the link goes down once")
+            wrong.append(
+                f"{spec.name}'s data address {address} is link-local: declare one that stays when a link fails"
+            )
     evidence.table("data addresses", ["node", "address", "on interface", "management on"], rows)
     assert not wrong, "; ".join(wrong)
 

@@ -67,7 +67,7 @@ def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, 
         [[reply.asked.name, reply.asked.status, reply.status, reply.text[:200]] for reply in replies],
     )
     wrong = [reply.wrong for reply in replies if reply.wrong]
-    assert not wrong, f"{len(wrong)} of {len(replies)} wrong requests: " + "; ".join(wrong)
+    assert not wrong, f"{len(wrong)} of {len(replies)} answers are not as known: {'; '.join(wrong)}"
 
 
 @pytest.mark.check("M02-18", by_hand="curl -i FRONTEND/v1/chat/completions -d '{'")
@@ -76,8 +76,9 @@ def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
     with_body = [r for group in sent.replies.values() for r in group if r.status >= 400 and r.asked.says]
     assert with_body, "no wrong request was refused with a body: nothing to look at"
     odd = [f"{r.asked.name}: {r.text[:200]}" for r in with_body if not _formed(r, errors.error_fields)]
-    assert not odd, f"{len(odd)} of {len(with_body)} errors are not of the form {errors.error_fields}: " + "; ".join(
-        odd
+    assert not odd, (
+        f"{len(odd)} of {len(with_body)} errors are not of the form {errors.error_fields} with the HTTP status as "
+        f"code: {'; '.join(odd)}"
     )
 
 
@@ -95,8 +96,8 @@ def test_wrong_requests_harm_nobody(sent: BadRequestsSent):
     count = sum(len(group) for group in sent.replies.values())
     assert sent.before, "nothing was seen before: nothing to compare"
     gone = {name: sent.after.get(name, "gone") for name, was in sent.before.items() if sent.after.get(name) != was}
-    assert not gone, f"these ended or were started again during {count} wrong requests: {gone}"
-    assert sent.good.ok, f"a good request right after {count} wrong ones: {sent.good.describe()}"
+    assert not gone, f"after {count} wrong requests these are gone or were started again: {gone}"
+    assert sent.good.ok, f"a good request right after {count} wrong ones fails: {sent.good.describe()}"
 
 
 @pytest.mark.check("M02-20", by_hand="head -c 47185921 …; curl -i FRONTEND/v1/chat/completions -d @-", causes=[65])

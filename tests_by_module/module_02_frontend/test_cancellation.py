@@ -59,7 +59,7 @@ def judge(before: Snapshot, after: Snapshot, left: int, when: str) -> float:
     most = 2 * left if when == EARLY else left
     for name in (CANCELLED, DISCONNECTED):
         moved = after.count(name) - before.count(name)
-        assert left <= moved <= most, f"{left} clients left {when}, {name} moved by {moved:g}"
+        assert left <= moved <= most, f"{left} clients left {when}, {name} moved by {moved:g}, not {left} to {most}"
     return after.count(CANCELLED) - before.count(CANCELLED) - left
 
 
@@ -75,7 +75,7 @@ def leave(when: str, seed: int, deployment: Deployment, clients: int) -> list[Re
     leave_when = in_hand if early else None
     records = run_load(deployment.endpoint, requests, concurrency=clients, within_s=WITHIN_S, leave_when=leave_when)
     others = [record.describe() for record in records if record.outcome != LEFT]
-    assert not others, f"{len(others)} of {clients} clients could not leave {when}: {others[0]}"
+    assert not others, f"{len(others)} of {clients} requests did not end with their client leaving {when}: {others[0]}"
     return records
 
 
@@ -83,7 +83,9 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
     """Send a request and leave it; returns how many were left. Raises CouldNotLook when the moment was never met."""
     if when == WHOLE:
         answer = complete(deployment.endpoint, "a", timeout_s=1, max_tokens=MANY_TOKENS, ignore_eos=True)
-        assert "ReadTimeout" in (answer.error or ""), f"the client could not leave: {answer.describe()}"
+        assert "ReadTimeout" in (answer.error or ""), (
+            f"the client was to give up after 1 s without an answer: {answer.describe()}"
+        )
         return 1
     for times in range(1, TRIES + 1):
         (record,) = leave(when, run.seed + times, deployment, clients=1)

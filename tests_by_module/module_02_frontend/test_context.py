@@ -32,6 +32,11 @@ def advertise(deployment: Deployment, budget: TokenBudget) -> None:
     deployment.wait_until_serving(Deadline(SERVES_WITHIN_S, "the frontend to serve with the new cards"))
 
 
+def refusal(errors: ExpectedErrors, wrong: list[str]) -> str:
+    """What is expected of requests that are too long, and the `wrong` ones, in words."""
+    return f"expected is HTTP {errors.token_budget.status} with {errors.token_budget.says!r}; {'; '.join(wrong)}"
+
+
 def not_refused(answers: dict[str, Answer], errors: ExpectedErrors) -> list[str]:
     """Of requests that are too long, those that did not get the status and the words of this version's table."""
     budget = errors.token_budget
@@ -67,12 +72,10 @@ def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: Expected
     rows = [[name, answer.status, json.dumps(answer.body)] for name, answer in too_long.items()]
     evidence.table("too long", ["request", "status", "answer"], rows)
     for answer in fits:
-        assert answer.ok, f"{limit} tokens in all, which is the budget: {answer.describe()}"
+        assert answer.ok, f"a request of {limit} tokens, the whole budget, is not served: {answer.describe()}"
     wrong = not_refused(too_long, errors)
-    assert not wrong, f"{len(wrong)} of {len(too_long)} requests beyond {limit} tokens were not refused: " + "; ".join(
-        wrong
-    )
-    assert good.ok, f"a good request after those that were too long: {good.describe()}"
+    assert not wrong, f"{len(wrong)} of {len(too_long)} requests beyond {limit} tokens: {refusal(errors, wrong)}"
+    assert good.ok, f"a good request after those that were too long fails: {good.describe()}"
 
 
 @pytest.mark.check("M02-34", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'")
@@ -84,4 +87,4 @@ def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: Inferen
         raise CouldNotLook(f"the model cards tell the context lengths {lengths}: nothing to exceed")
     too_long = {send.__name__: send(endpoint, prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
     wrong = not_refused(too_long, errors)
-    assert not wrong, f"{max(lengths)} tokens is the context, one more was sent: " + "; ".join(wrong)
+    assert not wrong, f"the context has {max(lengths)} tokens, one more was sent: {refusal(errors, wrong)}"

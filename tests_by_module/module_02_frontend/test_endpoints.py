@@ -29,7 +29,7 @@ def test_every_endpoint_is_accounted_for(run: Run, http: httpx.Client, endpoint:
             wrong.append(f"{name} is not accounted for in endpoints.yaml")
             continue
         if name not in listed:
-            wrong.append(f"{name} is no longer in /openapi.json")
+            wrong.append(f"{name} is in endpoints.yaml and not in /openapi.json")
         if "not_sent" in entry:
             rows.append([name, "not sent", entry["not_sent"], ""])
             continue
@@ -55,7 +55,8 @@ def test_openai_sdk_is_served(sdk: openai.OpenAI, deployment: Deployment, endpoi
     """OpenAI's SDK lists the model, and gets a chat, a completion and a response with text and usage of its types."""
     listed = [model.id for model in sdk.models.list()]
     assert deployment.is_listed(listed), f"the SDK lists the models {listed}, served is {endpoint.model}"
-    assert sdk.models.retrieve(endpoint.model).id == endpoint.model
+    retrieved = sdk.models.retrieve(endpoint.model).id
+    assert retrieved == endpoint.model, f"the model {endpoint.model} was asked for, the SDK retrieves {retrieved}"
     chat = sdk.chat.completions.create(model=endpoint.model, messages=MESSAGES, max_tokens=MAX_TOKENS)
     plain = sdk.completions.create(model=endpoint.model, prompt="a fox", max_tokens=MAX_TOKENS)
     response = sdk.responses.create(model=endpoint.model, input="a fox", max_output_tokens=MAX_TOKENS)
@@ -67,7 +68,9 @@ def test_openai_sdk_is_served(sdk: openai.OpenAI, deployment: Deployment, endpoi
     silent = [name for name, text in texts.items() if not text]
     assert not silent, f"no text came through the SDK for: {', '.join(silent)}"
     counted = [chat.usage, plain.usage, response.usage]
-    assert all(usage and usage.total_tokens > 0 for usage in counted), f"usage through the SDK: {counted}"
+    assert all(usage and usage.total_tokens > 0 for usage in counted), (
+        f"chat, completion and response are to count tokens, usage through the SDK is {counted}"
+    )
 
 
 @pytest.mark.check("M02-03", by_hand="OpenAI(…).chat.completions.create(…, stream=True)", causes=[60])
@@ -87,5 +90,5 @@ def test_openai_sdk_streams(sdk: openai.OpenAI, endpoint: InferenceEndpoint):
     assert any(choice.text for chunk in plain for choice in chunk.choices), "completion: no text came in the stream"
     ends = [event.type for event in events]
     assert "response.output_text.delta" in ends and ends[-1] in ("response.completed", "response.incomplete"), (
-        f"response: the stream's events were {ends}"
+        f"response: the stream's events are {ends}; expected are text and, at the end, completed or incomplete"
     )

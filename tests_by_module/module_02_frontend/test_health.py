@@ -33,7 +33,7 @@ def test_health_names_who_is_registered(
     }
     assert workers, "no worker is registered: nothing to compare"
     assert listed == registered, f"/health lists {sorted(listed)}, registered in etcd are {sorted(registered)}"
-    assert ready["ready"] is True, f"the model serves and its readiness is {ready}"
+    assert ready["ready"] is True, f"{len(workers)} workers are registered, and the readiness is {ready}"
     namespace = ready["namespaces"][deployment.settings.namespace]
     counted = sum(each["workers"] for each in namespace["worker_types"].values())
     assert counted == len(workers), f"readiness counts {counted} workers, registered are {len(workers)}"
@@ -64,5 +64,5 @@ def test_model_without_workers_is_not_offered(run: Run, measure, evidence):
     measure("health_says_200_without_a_worker", float(health.status_code == 200))
     assert listed_before == [endpoint.model], f"listed before: {listed_before}"
     assert ready.status_code != 200 or ready.json()["ready"] is False, f"ready without a worker: {ready.text}"
-    assert answer.status in (404, 503), f"a request without a worker to serve it: {answer.describe()}"
+    assert answer.status in (404, 503), f"without a worker 404 or 503 is expected, a request got {answer.describe()}"
     measure.judge()

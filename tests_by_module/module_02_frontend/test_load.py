@@ -32,12 +32,12 @@ def test_256_streams_get_their_own_answers(run: Run, endpoint: InferenceEndpoint
     measure("last_stream_ended_s", max(record.answer.duration_s for record in records), n=len(records))
     assert len(records) == ends[COMPLETED] + ends[FAILED] + ends[HUNG], f"sent {len(records)}, ended {dict(ends)}"
     bad = [record.describe() for record in records if record.outcome != COMPLETED]
-    assert not bad, f"{dict(ends)} of {STREAMS} streams; the first: {bad[0]}"
+    assert not bad, f"{len(bad)} of {STREAMS} streams did not complete, {dict(ends)}; the first: {bad[0]}"
     mixed = []
     for record in records:
         wanted = (len(record.planned.prompt), record.planned.max_tokens)
         told = (record.answer.usage or {}).get("prompt_tokens"), (record.answer.usage or {}).get("completion_tokens")
         if told != wanted:
-            mixed.append(f"request {record.planned.number} asked for {wanted}, its usage tells {told}")
-    assert not mixed, f"{len(mixed)} of {STREAMS} streams have the usage of another request; the first: {mixed[0]}"
+            mixed.append(f"request {record.planned.number} has {wanted} prompt and completion tokens, its usage {told}")
+    assert not mixed, f"{len(mixed)} of {STREAMS} streams have another usage than was asked for; the first: {mixed[0]}"
     measure.judge()

@@ -55,10 +55,12 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
     # without ignore_eos: Dynamo then ignores stop sequences as well
     answer = send(endpoint, TEXT, max_tokens=MANY_TOKENS, stop=COMMON)
     assert answer.ok, answer.describe()
-    assert answer.finish_reasons == ["stop"], f"stop was not obeyed: finish reason {answer.finish_reasons}"
+    assert answer.finish_reasons == ["stop"], (
+        f"with the stop sequence {COMMON!r}: finish {answer.finish_reasons}, not stop"
+    )
     assert COMMON not in answer.text, f"the text {answer.text!r} holds the stop sequence {COMMON!r}"
     used = answer.usage["completion_tokens"]
-    assert used < MANY_TOKENS, f"{used} tokens were generated: stopping saved nothing"
+    assert used < MANY_TOKENS, f"{used} tokens were generated, expected are fewer than {MANY_TOKENS}"
 
 
 @pytest.mark.check("M02-32", by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": ["a", "e", "i", "o", "u"]}\'')
@@ -74,7 +76,7 @@ def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEnd
     assert answer.ok, answer.describe()
     choices = answer.body["choices"]
     ends = [choice["finish_reason"] for choice in choices]
-    assert ends == ["stop"] * STOPPED, f"{STOPPED} prompts were sent, their finish reasons are {ends}"
+    assert ends == ["stop"] * STOPPED, f"{STOPPED} prompts were sent, expected is stop for each: {ends}"
     kept = [choice["text"] for choice in choices if any(vowel in choice["text"] for vowel in VOWELS)]
     assert not kept, f"{len(kept)} of {STOPPED} texts hold a stop sequence: {kept[:5]}"
 
@@ -110,7 +112,7 @@ def test_seed_decides_the_text(endpoint: InferenceEndpoint):
     first, again, *others = [answer.text for answer in sent]
     assert first == again, f"seed 1 gave {first!r} and then {again!r}"
     assert any(other != first for other in others), (
-        f"every seed gives {first!r}: the seed or the temperature is ignored"
+        f"at temperature 1 the seeds 1, 2, 3 and 4 all give {first!r}, expected is another text for one of them"
     )
 
 
@@ -154,7 +156,9 @@ def test_logprobs_are_given(endpoint: InferenceEndpoint):
     assert len(tokens) == 8, f"8 tokens were generated, {len(tokens)} have log probabilities"
     for token in tokens:
         values = [each["logprob"] for each in token["top_logprobs"]]
-        assert token["logprob"] <= 0 and len(values) == 3 and values == sorted(values, reverse=True), token
+        assert token["logprob"] <= 0 and len(values) == 3 and values == sorted(values, reverse=True), (
+            f"a logprob of at most 0 and three alternatives, best first, are expected: {token}"
+        )
 
 
 @pytest.mark.check("M02-15", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"response_format\": {…}}'")
@@ -191,4 +195,4 @@ def test_required_tool_is_called(streamed: bool, endpoint: InferenceEndpoint):
         assert names == ["weather"], f"the tool weather was offered, and called was {names}"
         arguments = "".join(piece.get("arguments") or "" for piece in pieces)
         assert "city" in json.loads(arguments), f"the arguments {arguments!r} name no city"
-    assert answer.finish_reasons == ["tool_calls"], f"finish reasons {answer.finish_reasons}"
+    assert answer.finish_reasons == ["tool_calls"], f"finish reasons {answer.finish_reasons}, expected one: tool_calls"

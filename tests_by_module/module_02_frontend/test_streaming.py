@@ -25,16 +25,19 @@ def test_stream_is_framed_as_server_sent_events(kind: str, http: httpx.Client, e
     body = {"model": endpoint.model, name: PROMPTS[kind], "max_tokens": MAX_TOKENS, "stream": True}
     answer = http.post(PATHS[kind], json=body)
     evidence.text(f"{kind} stream", answer.text)
-    assert answer.headers["content-type"].startswith("text/event-stream"), answer.headers["content-type"]
+    content_type = answer.headers["content-type"]
+    assert content_type.startswith("text/event-stream"), f"text/event-stream is expected, not {content_type}"
     assert answer.text.endswith("\n\n"), f"the last event is not ended by an empty line: {answer.text[-40:]!r}"
     events = answer.text.removesuffix("\n\n").split("\n\n")
     odd = [event for event in events if not event.startswith("data: ") or "\n" in event]
     assert not odd, f"{len(odd)} events are not one line of data, the first: {odd[0]!r}"
     data = [event.removeprefix("data: ") for event in events]
-    assert data.index("[DONE]") == len(data) - 1, f"[DONE] is not once and last: the events end with {data[-2:]}"
+    done = data.count("[DONE]")
+    assert done == 1 and data[-1] == "[DONE]", f"[DONE] came {done} times, not once as the last event: {data[-2:]}"
     chunks = [json.loads(each) for each in data[:-1]]
     assert len({chunk["id"] for chunk in chunks}) == 1, f"ids differ: {sorted({chunk['id'] for chunk in chunks})}"
-    assert {chunk["object"] for chunk in chunks} == {OBJECTS[kind]}, sorted({chunk["object"] for chunk in chunks})
+    objects = {chunk["object"] for chunk in chunks}
+    assert objects == {OBJECTS[kind]}, f"chunks are {sorted(objects)}, expected is {OBJECTS[kind]}"
 
 
 @pytest.mark.check("M02-05", by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'", causes=[60, 62])
@@ -48,7 +51,9 @@ def test_parts_of_a_stream_come_in_order(kind: str, endpoint: InferenceEndpoint)
         roles = [c["delta"].get("role") for chunk in without.chunks for c in chunk["choices"]]
         assert roles[0] == "assistant" and not any(roles[1:]), f"the role is not in the first chunk alone: {roles}"
     ends = [bool(choice.get("finish_reason")) for chunk in without.chunks for choice in chunk["choices"]]
-    assert ends.count(True) == 1 and ends[-1], f"not one finish reason at the end, but {ends.count(True)}"
+    assert ends.count(True) == 1 and ends[-1], (
+        f"of {len(ends)} choices only the last is to have a finish reason: {ends}"
+    )
     assert not without.usage, f"usage came although it was not asked for: {without.usage}"
     last = with_usage.chunks[-1]
     assert last.get("usage") and not last["choices"], f"usage, asked for, is not in a last chunk of its own: {last}"
@@ -64,9 +69,11 @@ def test_streamed_and_whole_answers_agree(kind: str, endpoint: InferenceEndpoint
     streamed = stream(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS, ignore_eos=True)
     assert whole.ok and streamed.ok, f"{whole.describe()}; {streamed.describe()}"
     seen = [_told(answer) for answer in (whole, streamed)]
-    assert seen[0] == seen[1], f"whole: {seen[0]}, streamed: {seen[1]}"
+    assert seen[0] == seen[1], f"two answers to one request differ, whole: {seen[0]}, streamed: {seen[1]}"
     tokens, added = whole.usage["completion_tokens"], whole.usage["prompt_tokens"] + whole.usage["completion_tokens"]
-    assert (tokens, added) == (MAX_TOKENS, whole.usage["total_tokens"]), f"usage does not add up: {whole.usage}"
+    assert (tokens, added) == (MAX_TOKENS, whole.usage["total_tokens"]), (
+        f"max_tokens was {MAX_TOKENS}; usage is to have as many completion tokens and to add up, it is {whole.usage}"
+    )
 
 
 def _told(answer: Answer) -> dict:

@@ -17,16 +17,19 @@ SERVES_CHECK = "M03-01"
 
 @pytest.fixture(scope="package")
 def columns(run: Run, inventory: Inventory) -> list[Column]:
-    """The engines in the order of the inventory. Raises BringUpFailed for one that never serves."""
+    """The engines in the order of the inventory. Raises BringUpFailed for one that never serves, or fails later."""
     seen = []
     for spec in inventory.engines:
         name = "engine_" + re.sub(r"\W", "_", spec.name)
+        doing = "brought up"
         try:
             with run.own_deployment(name, runtime=spec.name, sabotage=run.sabotage) as deployment:
+                doing = "asked"
                 column = look(deployment, spec, run.seed, run.run_id)
                 column.compared = judged(run, deployment, spec)
+                doing = "ended"
                 end(column, deployment, run.seed)
         except (ServiceFailed, DeadlineExceeded) as error:
-            raise BringUpFailed(SERVES_CHECK, f"{spec.name} never serves: {error}") from None
+            raise BringUpFailed(SERVES_CHECK, f"{spec.name} fails while it is {doing}: {error}") from None
         seen.append(column)
     return seen

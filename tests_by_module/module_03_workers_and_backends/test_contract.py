@@ -47,8 +47,8 @@ def test_streams_are_as_asked(columns: list[Column]):
             pieces = sum(bool(chunk.get("choices")) for chunk in answer.chunks)
             with_text = len({at for at, chunk in enumerate(answer.chunks) if _has_text(chunk)})
             assert with_text > 1, (
-                f"{column.name}, {contract().max_tokens} tokens of {name} came in one piece: {with_text} of {pieces} "
-                "chunks have text"
+                f"{column.name}, {contract().max_tokens} tokens of {name}: {with_text} of {pieces} chunks have text, "
+                "expected are more than one"
             )
 
 
@@ -70,7 +70,9 @@ def refused_as_declared(columns: list[Column], evidence, *, by_engine: bool) -> 
     ]
     assert not found, "; ".join(found)
     for column in columns:
-        assert column.after_refusals.ok, f"{column.name}, a good one afterwards: {column.after_refusals.describe()}"
+        assert column.after_refusals.ok, (
+            f"{column.name}, a good request afterwards fails: {column.after_refusals.describe()}"
+        )
 
 
 @pytest.mark.check("M03-04", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"max_tokens\": 0}'")
@@ -99,7 +101,9 @@ def test_a_client_that_leaves_is_worked_for_no_more(columns: list[Column], measu
     """An engine whose client has left in the middle of a stream soon has nothing in hand."""
     for column in columns:
         left = column.left
-        assert left.outcome == LEFT and len(left.answer.chunks) >= LEAVES_AFTER, f"{column.name}: {left.describe()}"
+        assert left.outcome == LEFT and len(left.answer.chunks) >= LEAVES_AFTER, (
+            f"{column.name}: the client was to leave after {LEAVES_AFTER} chunks: {left.describe()}"
+        )
         assert column.idle_after_s is not None, (
             f"{column.name}: {NOTICED_WITHIN_S} s after its client left, the worker still has the request in hand"
         )
@@ -136,7 +140,7 @@ def test_kv_events_tell_what_was_stored(columns: list[Column]):
         blocks = [block for event in stored for block in event.blocks]
         assert len(blocks) == len(set(blocks)) == KV_BLOCKS, (
             f"{column.name}: a prompt of {KV_BLOCKS} blocks of {column.block_size} tokens was sent, KV events tell of "
-            f"{len(blocks)} blocks"
+            f"{len(blocks)} blocks, {len(set(blocks))} of them different"
         )
         parents = [event.parent for event in stored]
         ends = [None, *(event.blocks[-1] for event in stored)]

@@ -24,7 +24,7 @@ def test_shutdown_lets_streams_end(columns: list[Column], measure, evidence):
         ended = column.ended
         evidence.text(f"the end of the log of {column.name}", ended.log)
         told = cut(ended)
-        assert told is None, f"{column.name}: the stream that was under way at SIGTERM was cut off: {told}"
+        assert told is None, f"{column.name}: the stream sent before SIGTERM did not complete: {told}"
         assert ended.unregistered_s is not None, f"{column.name}: it stays registered after SIGTERM: {ended.log}"
         within_s = column.runtime.settings.ends_within_s
         assert ended.ended_s is not None, f"{column.name}: it has not ended {within_s} s after SIGTERM: {ended.log}"

@@ -46,7 +46,7 @@ def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure):
     departure, exit_status = departure_by_sigterm
     measure("key_gone_after_sigterm_s", departure.key_gone_s)
     measure.judge()
-    assert exit_status == 0, f"the worker ended with {exit_status} after SIGTERM"
+    assert exit_status == 0, f"the worker ended with {exit_status} after SIGTERM, expected is 0"
 
 
 @pytest.mark.check("M04-05", by_hand="kill -KILL -- -PGID; etcdctl lease timetolive LEASE", causes=[20, 21, 22])
@@ -90,8 +90,11 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure,
         measure("zombie_resolved_s", continued.elapsed_s if how else None)
     evidence.text("after SIGCONT", how or "it kept running without a registration")
     failed = [answer.describe() for answer in answers if not answer.ok]
-    assert not failed, f"{len(failed)} of {len(answers)} requests failed while the zombie was stopped: {failed[0]}"
-    assert departure.worker.instance_id not in {w for a in answers for w in a.worker_ids}, "the zombie served a request"
+    assert not failed, f"{len(failed)} of {len(answers)} requests failed while the worker was stopped: {failed[0]}"
+    zombie = departure.worker
+    assert zombie.instance_id not in {w for a in answers for w in a.worker_ids}, (
+        f"worker {zombie.hex_id}, stopped for longer than its lease, served a request"
+    )
     measure.judge()
 
 

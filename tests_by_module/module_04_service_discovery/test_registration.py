@@ -97,7 +97,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
         ],
     )
     wrong = [
-        f"the lease {lease.id:x} of {name} was not renewed: it is gone, and the process is there"
+        f"etcd has no lease {lease.id:x} of {name} any more: it was not renewed, or it was revoked"
         for name, lease in later.items()
         if lease.remaining_ttl_s <= 0
     ]
@@ -132,7 +132,8 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
             sees_within.pause(0.1)
         answer = complete(replace(frontend, model=foreign["model_name"]), "hello", max_tokens=1)
     assert listed == [deployment.settings.model_name], (
-        f"the frontend of namespace {deployment.settings.namespace} lists {listed}: it serves another namespace's model"
+        f"the frontend of namespace {deployment.settings.namespace} lists {listed}, expected is its own model alone; "
+        f"{foreign['model_name']} is served in another namespace"
     )
     assert answer.status == 404, f"asked for another namespace's model, the frontend answers {answer.describe()}"
 
@@ -177,5 +178,5 @@ def test_no_instance_key_is_stale(run: Run, deployment: Deployment, etcd: Etcd):
         argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
         done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"{key.name}"), expect=None, hidden=True)
         if done.rc:
-            stale.append(f"{key.name} is stale: nothing listens at {with_port(address, port)}")
+            stale.append(f"{key.name} is stale: no connection to {with_port(address, port)} ({done.last_words})")
     assert not stale, "; ".join(stale)

@@ -54,7 +54,7 @@ def test_workers_register_their_own_nodes_data_address(
             elif address not in data:
                 wrong.append(f"worker {worker.hex_id} is registered at {at}, no node's data address")
             elif not listening[data[address]] & {(each, port) for each in (address, *ANY_ADDRESS)}:
-                wrong.append(f"worker {worker.hex_id} is registered at {at}, and is not on {data[address]}")
+                wrong.append(f"worker {worker.hex_id} is registered at {at}, where nothing listens on {data[address]}")
     evidence.table("registered", ["worker", "address", "data address of"], rows)
     assert rows, "the workers have registered no address: nothing to look at"
     assert not wrong, "; ".join(wrong)

@@ -116,11 +116,11 @@ class Outage:
         """Where it went otherwise than the fault table says, in words."""
         ends = sum(seen[each] for seen in self.counts().values() for each in (COMPLETED, FAILED, HUNG))
         assert ends == len(self.records), f"{len(self.records)} requests were sent, {ends} came to an end"
-        found = [f"these ended when NATS was lost: {', '.join(self.ended)}"] if self.ended else []
+        found = [f"not running any more after the loss of NATS: {', '.join(self.ended)}"] if self.ended else []
         for phase, seen in self.counts().items():
             allowed = table.requests[phase]
             if not seen and phase not in ("caught", "returning"):
-                found.append(f"no request was sent {phase} the loss of NATS: nothing can be said of them")
+                found.append(f"no request was in the phase '{phase}' (faults.yaml): nothing can be said of it")
             for outcome in seen.keys() - set(allowed):
                 example = next(r for r in self.records if (self.phase(r), r.outcome) == (phase, outcome))
                 found.append(
@@ -250,7 +250,7 @@ def _kv_events_again(deployment: Deployment, back: Deadline) -> float:
     assert deployment.nats is not None
     with kv_events(deployment.reach(deployment.nats.url), subject_of(deployment, "kv-events")) as seen:
         look = lambda: ((True if seen.look() else None), "no KV event since NATS is back")  # noqa: E731
-        _wait(look, back, "the worker is no longer connected to NATS")
+        _wait(look, back, "no KV event was seen on NATS")
     return back.elapsed_s
 
 

@@ -96,7 +96,7 @@ def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
             raise AssertionError(str(error)) from None
     rows = [[each.name, each.config.durable_name, each.delivered.stream_seq, each.num_pending] for each in consumers]
     evidence.table("consumers", ["consumer", "durable name", "delivered up to", "pending"], rows)
-    assert all(each.config.durable_name for each in consumers), f"not durable: {rows}"
+    assert all(each.config.durable_name for each in consumers), f"a consumer has no durable name: {rows}"
 
 
 @pytest.mark.check("M05-18", by_hand="kill -KILL frontend, start it again, send the same prompt", causes=[8])

@@ -34,7 +34,7 @@ def test_stored_messages_are_replayed_in_order_to_who_comes_later(client: Client
     client.add_consumer("replay", "late", ack_wait_s=30)
     received = client.fetch("replay", "late", MESSAGES, SEEN_WITHIN_S)
     client.delete_stream("replay")
-    assert numbers == list(range(1, MESSAGES + 1)), f"the stream numbered what it took {numbers}"
+    assert numbers == list(range(1, MESSAGES + 1)), f"{MESSAGES} messages were stored, their numbers are {numbers}"
     assert [each.data for each in received] == payloads(MESSAGES), (
         f"{len(received)} of {MESSAGES} messages were replayed, or not in order"
     )
@@ -103,7 +103,7 @@ def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure)
         client.delete_stream("kept")
     assert stored == payloads(MESSAGES), f"{len(stored)} of {MESSAGES} messages survived"
     assert rest == payloads(MESSAGES)[MESSAGES // 2 :], (
-        f"the consumer had acknowledged {MESSAGES // 2} and is given {len(rest)} messages: it lost its position"
+        f"the consumer had acknowledged {MESSAGES // 2} of {MESSAGES} and is to get the others in order, it got {rest}"
     )
     measure.judge()
 
@@ -129,7 +129,9 @@ def test_a_slow_consumer_is_seen(own_nats: Nats, client: Client, measure):
             raise AssertionError(f"{FLOOD_MB} MB were sent to a subscriber that never reads: {error}") from None
     measure("slow_consumers", seen)
     measure.judge()
-    assert [each.data for each in served] == [b"still there"], "another subscriber was not served meanwhile"
+    assert [each.data for each in served] == [b"still there"], (
+        f"another subscriber was to get 1 message, it got {len(served)}"
+    )
 
 
 @pytest.mark.check("M05-06", by_hand="curl MONITOR/varz; curl MONITOR/jsz?streams=true; curl MONITOR/connz?subs=1")

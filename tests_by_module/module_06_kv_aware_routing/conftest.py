@@ -66,7 +66,7 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
     if len(set(sizes.values())) > 1:
         raise BringUpFailed(
             BLOCK_SIZE_CHECK,
-            f"workers register different block sizes, and the router gives requests to those of one only: {sizes}",
+            f"workers register different block sizes, expected is one: {sizes}",
         )
     size = kv_router.block_size
     prompt = kv_router.tokens(WARM_BLOCKS * size + size // 2)
@@ -90,11 +90,15 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
     elif seen and not stored:
         why = "no KV event was published: look at the workers' event plane, NATS address and --kv-events-config"
     elif not applied:
-        why = f"workers published {len(events)} KV events, the router applied none: is it on the same event plane?"
+        published = f"workers published {len(events)} KV events, " if seen else ""
+        why = f"{published}the router applied none: is it on the workers' event plane?"
     else:
         whole = len(prompt)
-        sizes = f", as with a block size of {whole // (stored + 1) + 1} to {whole // stored}" if stored else ""
-        why = f"workers stored {stored} blocks{sizes}; the block size of router and model card is {size}"
+        why = f"the router applied {applied:g} KV events"
+        if stored:
+            sizes = f"{whole // (stored + 1) + 1} to {whole // stored}"
+            why += f", workers published {stored} stored blocks, as with a block size of {sizes}"
+        why += f"; the block size of router and model card is {size}"
     raise BringUpFailed(
         INDEX_CHECK,
         f"a prompt of {WARM_BLOCKS} full blocks sent twice to one worker is predicted to hit {again.predicted} "

@@ -84,6 +84,8 @@ def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: 
     prompt = traces.tokens(BLOCKS * size + 1)
     first = send(deployment, prompt, size, cache_salt="one")
     again, other = (send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two"))
+    failed = [each.error for each in (first, again, other) if each.error]
+    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
     assert again.reused, f"the same salt reuses nothing, so another proves nothing: {again.told}"
     assert not other.reused, f"a prompt with another salt reused somebody else's blocks: {other.told}"
 
@@ -107,6 +109,5 @@ def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence):
         hashes[event.worker_id] = hashes.get(event.worker_id, ()) + event.blocks
     evidence.table("block hashes", ["worker", "hashes"], [[f"{w:x}", [f"{b:x}" for b in h]] for w, h in hashes.items()])
     assert len(hashes) > 1, f"{len(hashes)} workers published what they stored: nothing to compare"
-    assert len(set(hashes.values())) == 1, (
-        "workers hash the same prompt differently: PYTHONHASHSEED differs, so no prefix is found in another's cache"
-    )
+    told = "; ".join(f"{worker:x}: {', '.join(f'{b:x}' for b in blocks)}" for worker, blocks in hashes.items())
+    assert len(set(hashes.values())) == 1, f"workers publish different block hashes for the same prompt: {told}"

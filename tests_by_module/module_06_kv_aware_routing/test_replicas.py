@@ -36,7 +36,8 @@ def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
     for (served, other), which in zip(told, ("the second", "the first"), strict=True):
         assert not served.error and not other.error, f"{served.told}; {other.told}"
         assert (other.predicted, other.worker) == (BLOCKS, served.worker), (
-            f"{which} frontend does not know what was served through the other: {served.told}, then {other.told}"
+            f"{which} frontend is to predict {BLOCKS} blocks at the worker that served the prompt through the other: "
+            f"{served.told}, then {other.told}"
         )
 
 
@@ -62,10 +63,10 @@ def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: 
         [[name, *each] for name, chosen in counts.items() for each in chosen.items()],
     )
     assert counts["without"][loaded.hex_id], (
-        f"the control is none: a frontend without replica sync avoids the loaded worker, too: {counts['without']}"
+        f"nothing to compare: a frontend without replica sync avoids the loaded worker, too: {counts['without']}"
     )
     assert not counts["with replica sync"][loaded.hex_id], (
-        f"{SYNCED[0]} has no effect: of {REQUESTS} requests {counts['with replica sync'][loaded.hex_id]} went to the "
-        f"worker {loaded.hex_id} that another frontend keeps busy; is it set on every frontend, and do "
+        f"no effect of {SYNCED[0]} is seen: of {REQUESTS} requests {counts['with replica sync'][loaded.hex_id]} went "
+        f"to the worker {loaded.hex_id} that another frontend keeps busy; is it set on every frontend, and do "
         "active_sequences_events reach them?"
     )

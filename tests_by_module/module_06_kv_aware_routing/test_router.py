@@ -46,7 +46,7 @@ def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces:
         f"the router reckons with a block size of {routers[0]:g}, the workers register {sizes}"
     )
     refused = {name: answer.error for name, answer in answers.items() if answer.error}
-    assert not refused, f"workers are registered but get no request: {refused}"
+    assert not refused, f"requests that name these workers fail: {refused}"
 
 
 @pytest.mark.check("M06-22", by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED", causes=[5])
@@ -64,8 +64,7 @@ def test_workers_hash_with_one_seed(
     )
     seeds, algorithms = ({each.worker: getattr(each, what) for each in workers} for what in ("seed", "algorithm"))
     assert len(set(seeds.values())) == 1, (
-        f"workers hash with different seeds, so no prefix is found in another's cache: {variable} is {seeds}; "
-        "set the same for all"
+        f"workers hash with different seeds: {variable} is {seeds}; set the same for all"
     )
     assert len(set(algorithms.values())) == 1, f"workers hash with different algorithms: {algorithms}"
     random = [each.worker for each in workers if each.is_random]

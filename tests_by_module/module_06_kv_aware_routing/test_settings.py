@@ -87,7 +87,9 @@ def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str
     evidence.table("requests by worker", ["worker", "requests"], counts.items())
     failed = [each.error for each in done if each.error]
     assert not failed, f"{len(failed)} requests failed: {failed[0]}"
-    assert len(counts) == 2, f"{' '.join(SETTINGS[setting])} has no effect: one prompt stays on one worker, {counts}"
+    assert len(counts) == 2, (
+        f"no effect of {' '.join(SETTINGS[setting])} is seen: one prompt is to go to both workers, it went to {counts}"
+    )
 
 
 @pytest.mark.check("M06-24", by_hand="start a frontend with --router-mode; load one worker; send others", causes=[15])
@@ -101,10 +103,11 @@ def test_router_modes_choose_as_they_say(mode: str, own: Deployment, tuned: dict
     told, holds = MODES[mode]
     evidence.table("in order", ["request", "worker"], [[n, f"{worker:x}"] for n, worker in enumerate(chosen, 1)])
     assert all(each.predicted is None for each in done), (
-        f"--router-mode {mode} has no effect: the router still predicts hits, as in mode kv"
+        f"no effect of --router-mode {mode} is seen: the router predicts hits, as in mode kv"
     )
     assert holds(chosen, loaded), (
-        f"--router-mode {mode} has no effect: {told} is expected, {counted(done)} is seen while {loaded:x} is loaded"
+        f"no effect of --router-mode {mode} is seen: expected is that {told}; {loaded:x} is loaded, seen: "
+        f"{counted(done)}"
     )
 
 
@@ -123,10 +126,12 @@ def test_router_that_does_not_track_load_does_not_avoid_it(
         ["router's load", "worker", "requests"],
         [[name, *each] for name, counts in chosen.items() for each in counts.items()],
     )
-    assert loaded.hex_id not in chosen["tracked"], f"a router goes on loading the busy worker: {chosen['tracked']}"
+    assert loaded.hex_id not in chosen["tracked"], (
+        f"a router that tracks load chose the loaded worker {loaded.hex_id}: {chosen['tracked']}"
+    )
     assert loaded.hex_id in chosen["not tracked"], (
-        f"{' '.join(SETTINGS['load-ignored'])} has no effect: the loaded worker {loaded.hex_id} is avoided all the "
-        f"same, {chosen['not tracked']}"
+        f"no effect of {' '.join(SETTINGS['load-ignored'])} is seen: the loaded worker {loaded.hex_id} is avoided all "
+        f"the same, {chosen['not tracked']}"
     )
 
 
@@ -150,12 +155,12 @@ def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], 
     failed = [each.error for each in (*first, guessed) if each.error]
     assert not failed, f"{len(failed)} requests failed: {failed[0]}"
     assert guessed.predicted == BLOCKS, (
-        f"{' '.join(SETTINGS['ttl'])} has no effect: what was sent is not taken for cached, {guessed.told}"
+        f"no effect of {' '.join(SETTINGS['ttl'])} is seen: {BLOCKS} blocks are to be predicted, {guessed.told}"
     )
     try:
         wait_until(look, Deadline((ASKED - 1) * ASKED_EVERY_S, "a guess to be forgotten"), every_s=ASKED_EVERY_S)
     except DeadlineExceeded as error:
-        raise AssertionError(f"--router-ttl-secs {TTL_S} has no effect: {error}") from None
+        raise AssertionError(f"no effect of --router-ttl-secs {TTL_S} is seen: {error}") from None
 
 
 @pytest.mark.check("M06-27", by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more")
@@ -177,7 +182,7 @@ def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str],
         try:
             busy = wait_until(refused, Deadline(BUSY_WITHIN_S, "a request to be refused"))
         except DeadlineExceeded as error:
-            raise AssertionError(f"{' '.join(SETTINGS['busy'])} has no effect on busy workers: {error}") from None
+            raise AssertionError(f"no effect of {' '.join(SETTINGS['busy'])} is seen: {error}") from None
         elsewhere = send(own, traces.tokens(size + 1), size)
     evidence.text("while all workers were busy", f"{busy.told}\n{elsewhere.told}")
     assert str(busy.error).startswith(OVERLOADED), f"a refusal should be one of {OVERLOADED}, it is {busy.error}"
@@ -196,4 +201,6 @@ def test_direct_mode_serves_only_by_name(own: Deployment, tuned: dict[str, str],
     nobody = send(own, traces.tokens(8), size, url=url)
     wrong = [f"{asked} was named, {each.told}" for asked, each in named.items() if asked != f"{each.worker or 0:x}"]
     assert not wrong, f"requests that name a worker are not served by it: {wrong[0]}"
-    assert nobody.error, f"--router-mode direct has no effect: a request that names no worker is served, {nobody.told}"
+    assert nobody.error, (
+        f"no effect of --router-mode direct is seen: a request that names no worker is served, {nobody.told}"
+    )

@@ -32,12 +32,11 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence):
         [[kind, published[kind], applied.get(kind, 0)] for kind in sorted({*published, *applied})],
     )
     lost = lost_events(replays.published)
-    assert not lost, f"KV events were lost on their way to NATS, their numbers have gaps: {'; '.join(lost)}"
+    assert not lost, f"KV events were lost: the numbers of those that were heard on NATS have gaps: {'; '.join(lost)}"
     assert published["stored"], "no KV event was published while the traces were sent: nothing to compare"
     assert not refused, f"the router could not apply events: {refused}"
     assert applied == dict(published), (
-        f"workers published {dict(published)}, the router applied {applied}: more means that it follows its own "
-        "guesses (--no-router-kv-events), fewer that events are lost"
+        f"workers published {dict(published)}, the router applied {applied}: expected are the same numbers"
     )
 
 
@@ -78,7 +77,9 @@ def test_nothing_in_common_never_hits(name: str, replays: Replays):
     """Prompts without a common block, and prompts too short to fill one, are neither predicted to hit nor reused."""
     done = replays.by_name[name]
     looked = [each for each in done.routed if each.predicted is not None]
-    assert len(looked) == len(done.routed), f"the router looked up {len(looked)} of {len(done.routed)} prompts"
+    assert len(looked) == len(done.routed), (
+        f"the router made a prediction for {len(looked)} of {len(done.routed)} prompts, expected is one for each"
+    )
     hits = [each.told for each in looked if each.predicted or each.reused]
     assert not hits, f"{len(hits)} prompts with nothing in common hit the cache: {hits[0]}"
 
@@ -94,8 +95,8 @@ def test_kv_routing_saves_what_round_robin_computes_again(replays: Replays, cont
         beside = replay(control, done.trace, size, round_robin_hits(done.trace, size, workers=2), follow=False)
         assert not beside.failures, f"the control failed: {beside.failures[0]}"
         assert beside.reused == beside.expected_tokens, (
-            f"the control is none: round robin reused {sum(beside.reused)} tokens of {name}, "
-            f"two workers that take turns reuse {sum(beside.expected_tokens)}"
+            f"the control with round-robin reused {sum(beside.reused)} tokens of {name}, "
+            f"two workers that take turns are to reuse {sum(beside.expected_tokens)}"
         )
         rows.append(
             [

@@ -46,10 +46,13 @@ def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
     assert not done.failures, f"{len(done.failures)} requests failed: {done.failures[0]}"
     wrong = disagreements(done.routed, size)
     assert not wrong, (
-        f"the index is stale: {len(wrong)} of {len(done.routed)} requests were promised blocks that the worker had "
-        f"evicted, or not promised what it had: {wrong[0]}"
+        f"{len(wrong)} of {len(done.routed)} predictions are stale, workers did not reuse what was predicted: "
+        f"{wrong[0]}"
     )
-    assert removed, f"the router was told of no eviction: {trace.prompt_tokens // size} blocks were sent to {CAPACITY}"
+    assert removed, (
+        f"the router applied no event of an eviction: {trace.prompt_tokens // size} blocks were sent to a cache of "
+        f"{CAPACITY}"
+    )
     assert done.reused == done.expected_tokens, f"expected are {done.expected_tokens}, reused {done.reused} tokens"
 
 
@@ -73,13 +76,18 @@ def warm_joined_worker(
         yield worker, registered, ask()
 
 
+def not_predicted(worker: RegisteredWorker, again: Routed) -> str:
+    """A prompt that a joined worker has served is no hit there: what was expected and seen."""
+    return f"{BLOCKS} blocks of the joined worker {worker.hex_id} are to be predicted: {again.told}"
+
+
 @pytest.mark.check("M06-10", by_hand="start one more worker, send it a prompt twice (nvext.backend_instance_id)")
 def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, traces: Traces):
     """What a worker that joined has stored is predicted on it."""
     prompt = traces.tokens(BLOCKS * traces.block_size + 1)
     with warm_joined_worker(run, deployment, traces, prompt) as (_, registered, again):
         assert not again.error, f"the joined worker {registered.hex_id} does not answer: {again.error}"
-        assert again.predicted == BLOCKS, f"the joined worker's blocks are not in the index: {again.told}"
+        assert again.predicted == BLOCKS, not_predicted(registered, again)
 
 
 @pytest.mark.check(
@@ -100,8 +108,8 @@ def test_prefixes_are_found_on_other_nodes(
         rows.append([name, registered.hex_id, chosen.told])
         if (chosen.worker, chosen.predicted, chosen.reused) != (registered.instance_id, BLOCKS, BLOCKS * size):
             wrong.append(
-                f"{name}: worker {registered.hex_id} had cached {BLOCKS} blocks, and the router did not find them "
-                f"there: {chosen.told}"
+                f"{name}: {BLOCKS} blocks are to be predicted and reused at worker {registered.hex_id}, which had "
+                f"served the prompt: {chosen.told}"
             )
     evidence.table("a prompt that is cached on another node", ["node", "cached by", "sent again"], rows)
     assert not wrong, "; ".join(wrong)
@@ -113,12 +121,14 @@ def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: T
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     with warm_joined_worker(run, deployment, traces, prompt) as (worker, registered, again):
-        assert again.predicted == BLOCKS, f"there is nothing to forget, its blocks are not in the index: {again.told}"
+        assert again.predicted == BLOCKS, not_predicted(registered, again)
         worker.stop(Deadline(FOLLOWS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
         after = [send(deployment, prompt, size) for _ in range(2)]
     failed = [each.error for each in after if each.error]
     assert not failed, f"{len(failed)} of {len(after)} requests failed after the worker had left: {failed[0]}"
-    assert after[0].predicted == 0, f"the left worker {registered.hex_id} is still in the index: {after[0].told}"
+    assert after[0].predicted == 0, (
+        f"0 blocks are to be predicted after worker {registered.hex_id} left: {after[0].told}"
+    )
 
 
 @pytest.mark.check("M06-12", by_hand="kill -KILL -- -PGID; start it again; send its prompt again", causes=[7, 20])
@@ -127,19 +137,21 @@ def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deplo
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     with warm_joined_worker(run, deployment, traces, prompt) as (worker, former, again):
-        assert again.predicted == BLOCKS, f"there is nothing to forget, its blocks are not in the index: {again.told}"
+        assert again.predicted == BLOCKS, not_predicted(former, again)
         worker.kill()
         worker.launch()
 
         def gone() -> tuple[bool | None, object]:
             there = [each.instance_id for each in deployment.registered_workers()]
-            return (None if former.instance_id in there else True), "its registration is still there"
+            return (None if former.instance_id in there else True), "it is still there"
 
         ttl = deployment.settings.lease_ttl_s
         try:
-            wait_until(gone, Deadline(ttl + BEYOND_LEASE_S, f"the former self {former.hex_id} to go"))
+            wait_until(
+                gone, Deadline(ttl + BEYOND_LEASE_S, f"the registration of the killed worker {former.hex_id} to go")
+            )
         except DeadlineExceeded as error:
-            raise AssertionError(f"the index is stale: {error}") from None
+            raise AssertionError(f"the registration is stale: {error}") from None
         # only now: both tell the same address, by which a registration is found
         anew = Deadline(READY_WITHIN_S, f"{worker.name} to register anew")
         restarted = deployment.wait_until_registered(worker, anew)
@@ -152,8 +164,8 @@ def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deplo
     measure("blocks_predicted_after_restart", first.predicted)
     measure("tokens_reused_after_restart", first.reused)
     assert not first.predicted, (
-        f"stale index: the restarted worker has nothing cached, and was promised what its former self "
-        f"{former.hex_id} had: {first.told}"
+        f"stale index: 0 blocks are to be predicted for the restarted worker {restarted.hex_id}, whose cache is empty "
+        f"(killed: {former.hex_id}): {first.told}"
     )
     measure.judge()
 
@@ -216,6 +228,6 @@ def test_lost_events_are_recovered(own: Deployment, traces: Traces, measure, evi
     try:
         wait_until(look, recovered, every_s=0.2)
     except DeadlineExceeded as error:
-        raise AssertionError(f"lost events were not recovered with the next ones: {error}") from None
+        raise AssertionError(f"what was served while NATS was away was not recovered: {error}") from None
     measure("events_recovered_after_s", recovered.elapsed_s)
     measure.judge()

@@ -123,8 +123,8 @@ def expected(version: str) -> Mapping[str, list[str]]:
 def no_loss(loss: Loss) -> None:
     """Nothing was lost, nothing ended, and the same workers are registered as before."""
     assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
-    assert not loss.ended, f"these ended: {loss.ended}"
-    assert not loss.came, f"{len(loss.came)} workers registered anew: their registrations were lost"
+    assert not loss.ended, f"no process is to end, these ended: {loss.ended}"
+    assert not loss.came, f"{len(loss.came)} workers registered anew, expected are the same instance ids as before"
 
 
 def failed_as_known(run: Run, loss: Loss) -> None:
@@ -132,7 +132,9 @@ def failed_as_known(run: Run, loss: Loss) -> None:
     known = [re.compile(pattern) for pattern in expected(run.product_version())[loss.name]]
     failed = [request for request in loss.requests if request.outcome == FAILED]
     others = [request for request in failed if not any(each.search(request.error or "") for each in known)]
-    assert not others, f"{len(others)} requests failed otherwise than is known: {others[0]}"
+    assert not others, (
+        f"{len(others)} requests failed with errors that {EXPECTED.name} does not list for {loss.name}: {others[0]}"
+    )
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evi
     """With --migration-limit 1 the streams of a killed worker go on with another one, and no request is lost."""
     migrated.show(evidence)
     on_it = migrated.on_victims()
-    assert not migrated.lost, f"{len(migrated.lost)} of {len(migrated.requests)} were lost: {migrated.lost[0]}"
+    assert not migrated.lost, f"{len(migrated.lost)} of {len(migrated.requests)} requests were lost: {migrated.lost[0]}"
     measure("longest_gap_ms", max(it.longest_gap_s or 0 for it in on_it) * 1000, n=len(on_it))
     measure.judge()
 
@@ -208,7 +208,9 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
 def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
     """A worker that was parted for longer than its lease is there again when the partition is over."""
     assert not long_partition.ended, f"ended after the partition: {long_partition.ended}"
-    assert long_partition.came or long_partition.stayed >= long_partition.victims, "it is not registered"
+    assert long_partition.came or long_partition.stayed >= long_partition.victims, (
+        "after the partition the worker is registered neither as before nor anew"
+    )
 
 
 @pytest.mark.check("M08-39", by_hand="start the worker again that ended at the end of the partition", causes=[16, 20])

@@ -71,8 +71,10 @@ def greedy(deployment: Deployment, worker: int) -> str:
     """What a worker makes of the prompt, without chance. AssertionError when it does not serve."""
     extra = EXTRA_FIELDS | {"backend_instance_id": worker}
     answer = complete(deployment.endpoint, PROMPT, max_tokens=TOKENS, temperature=0, nvext=extra, timeout_s=120)
-    assert answer.ok, f"{worker:x}: {answer.describe()}"
-    assert answer.worker_ids == {worker}, f"{worker:x} was asked, {answer.worker_ids} served"
+    assert answer.ok, f"worker {worker:x} does not answer: {answer.describe()}"
+    assert answer.worker_ids == {worker}, (
+        f"worker {worker:x} was asked, served by {', '.join(f'{each:x}' for each in answer.worker_ids) or 'nobody'}"
+    )
     return answer.text
 
 

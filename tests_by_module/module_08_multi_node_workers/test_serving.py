@@ -90,7 +90,7 @@ def test_requests_go_over_the_data_link(
             elsewhere += received + sent if interface != data else 0
     evidence.table("bytes moved", ["node", "interface", "", "received", "sent"], rows)
     if not asked:
-        raise BringUpFailed(SERVES_CHECK, f"the workers of {', '.join(remote)} were asked for nothing")
+        raise BringUpFailed(SERVES_CHECK, f"the workers of {', '.join(remote)} counted 0 bytes of requests")
     measure("request_bytes", asked, n=len(served.load.requests))
     measure("data_link_of_request_bytes", over_data / asked, n=len(served.load.requests))
     measure("other_links_of_request_bytes", elsewhere / asked, n=len(served.load.requests))
