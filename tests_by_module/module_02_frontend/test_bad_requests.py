@@ -1,6 +1,5 @@
 """Requests that are wrong: refused as they should be, and nobody comes to harm."""
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event
@@ -9,6 +8,7 @@ import httpx
 import pytest
 
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
+from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
 from tests_by_module.module_02_frontend.bad_requests import (
     CHAT,
@@ -141,7 +141,7 @@ def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
             return repr(error)
 
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(STALLED))
+        pool = stack.enter_context(Threads(STALLED))
         stack.callback(over.set)
         waiting = [pool.submit(post, stalled()) for _ in range(STALLED)]
         answer = complete(endpoint, "meanwhile", max_tokens=2, timeout_s=10)

@@ -1,14 +1,14 @@
 """The frontend and its workers end in the middle of a stream: in order, and not."""
 
 import signal
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
 from fixtures.clients.inference import Answer, complete
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.plan import plan
 from fixtures.load.runner import RequestRecord, run_load
@@ -35,7 +35,7 @@ class Drained:
     back_after_s: float
 
 
-def start_stream(pool: ThreadPoolExecutor, run: Run, deployment: Deployment) -> Future[list[RequestRecord]]:
+def start_stream(pool: Threads, run: Run, deployment: Deployment) -> Future[list[RequestRecord]]:
     """A stream of which the first token is out; its future gives the record."""
     one = plan(run.seed, 1, (10, 10), (TOKENS, TOKENS))
     before = deployment.frontend_metrics().total_or_zero(FIRST_TOKENS)
@@ -65,7 +65,7 @@ def ask_until(deployment: Deployment, served: bool, deadline: Deadline) -> Answe
 @pytest.fixture(scope="package")
 def drained(run: Run) -> Drained:
     """History first: SIGTERM to the frontend of a deployment of its own, in the middle of a stream; then a restart."""
-    with run.own_deployment("drain", sabotage=run.sabotage.own("drain")) as deployment, ThreadPoolExecutor(1) as pool:
+    with run.own_deployment("drain", sabotage=run.sabotage.own("drain")) as deployment, Threads(1) as pool:
         running = start_stream(pool, run, deployment)
         process = deployment.frontend.require_process()
         clock = Deadline(DRAINS_WITHIN_S, "the frontend to end after SIGTERM")
@@ -113,7 +113,7 @@ def test_restarted_frontend_serves_again(drained: Drained, measure):
 def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure):
     """A stream whose worker is killed ends soon, with an error in it, and with no finish reason as if all were well."""
     sabotage = run.sabotage.own("midstream")
-    with run.own_deployment("midstream", sabotage=sabotage) as deployment, ThreadPoolExecutor(1) as pool:
+    with run.own_deployment("midstream", sabotage=sabotage) as deployment, Threads(1) as pool:
         running = start_stream(pool, run, deployment)
         clock = Deadline(STREAM_ENDS_WITHIN_S, "the stream to end")
         deployment.workers[0].kill()

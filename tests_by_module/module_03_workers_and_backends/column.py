@@ -3,7 +3,6 @@
 import re
 import signal
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.clients.kv_events import KvEvent, kv_events
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import RuntimeSpec
 from fixtures.load.plan import ORDINARY_TOKENS, plan
@@ -190,7 +189,7 @@ def end(column: Column, deployment: Deployment, seed: int) -> None:
     (worker,) = deployment.workers
     tokens = _tokens_for(column.streamed.values())
     before = _page(deployment).total_or_zero(IN_FLIGHT)
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         one = plan(seed + 1, 1, (10, 10), (tokens, tokens))
         stream = pool.submit(run_load, deployment.endpoint, one, concurrency=1, within_s=STREAM_WITHIN_S)
         under_way = lambda: (True if _page(deployment).total_or_zero(IN_FLIGHT) > before else None, "idle")  # noqa: E731

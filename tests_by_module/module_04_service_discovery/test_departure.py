@@ -1,13 +1,12 @@
 """How workers join and leave, and how soon etcd and the frontend know."""
 
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
 
 from fixtures.clients.inference import complete
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.run import Run
 from tests_by_module.module_04_service_discovery.departures import departing
@@ -114,7 +113,7 @@ def test_joining_worker_serves(run: Run, deployment: Deployment, evidence):
                 counts[worker_id] = counts.get(worker_id, 0) + 1
 
         def look() -> tuple[bool | None, object]:
-            with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            with Threads(REQUESTS_AT_ONCE) as pool:
                 list(pool.map(ask, range(REQUESTS_AT_ONCE)))
             return (True if counts.get(registered.instance_id) or failures else None), counts
 

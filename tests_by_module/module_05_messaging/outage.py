@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from ruamel.yaml import YAML
 
 from fixtures.clients.inference import complete
 from fixtures.clients.kv_events import kv_events
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.plan import PlannedRequest, plan
 from fixtures.load.runner import COMPLETED, FAILED, HUNG, RequestRecord, run_load
@@ -174,7 +173,7 @@ class Load:
 def under_load(deployment: Deployment, seed: int) -> Iterator[Load]:
     load, ended = Load(), threading.Event()
     requests = load.requests(seed, ended)
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         how = {"concurrency": CONCURRENCY, "within_s": CLIENT_WAITS_S, "records": load.records}
         running = pool.submit(run_load, deployment.endpoint, requests, **how)
         try:

@@ -2,14 +2,13 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from math import inf
 
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel, kill
 from fixtures.load.plan import PlannedRequest
 from fixtures.load.runner import LEFT, run_load
@@ -89,7 +88,7 @@ def kept_busy(
 
     # a load that was there before has been left, and its workers may not have heard of it yet
     wait(0, 0, "workers to be idle before they are loaded")
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         many = len(requests)
         leave_when = partial(left.wait, 0.1)
         load = pool.submit(run_load, endpoint, requests, concurrency=many, within_s=WITHIN_S, leave_when=leave_when)

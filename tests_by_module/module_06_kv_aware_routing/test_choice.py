@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Tokens, Traces
 from fixtures.outcomes import CouldNotLook
@@ -19,7 +19,7 @@ BLOCKS = 5
 def at_once(
     deployment: Deployment, prompts: Sequence[Tokens], size: int, *, concurrency: int, max_tokens: int
 ) -> list[Routed]:
-    with ThreadPoolExecutor(concurrency) as pool:
+    with Threads(concurrency) as pool:
         return list(pool.map(lambda prompt: send(deployment, prompt, size, max_tokens=max_tokens), prompts))
 
 

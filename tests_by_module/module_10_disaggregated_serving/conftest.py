@@ -1,14 +1,13 @@
 """Fixtures of module 10: prefill and decode apart, asked the oracle's prompts, and compared with the baseline."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
 
 from fixtures.clients.answer import Answer
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.deadline import DeadlineExceeded
+from fixtures.deadline import DeadlineExceeded, Threads
 from fixtures.deployments import placement
 from fixtures.deployments.deployment import Equipment
 from fixtures.load.plan import plan
@@ -180,7 +179,7 @@ def crowd(run: Run, sides: Sides, oracle: Oracle) -> Crowd:
     """The second prompts, amid clients that leave after two chunks of a long answer."""
     endpoint = sides.deployment.endpoint
     leaving = plan(run.seed + 3, ABORTS, (64, 512), LEFT_TOKENS, leave_after_chunks=2)
-    with ThreadPoolExecutor(1) as aside:
+    with Threads(1) as aside:
         load_ = aside.submit(run_load, endpoint, leaving, concurrency=AT_ONCE, within_s=120)
         answers = ask_all(endpoint, oracle.prompts["second"], max_tokens=ANSWER_TOKENS, at_once=AT_ONCE)
         ends = outcomes(load_.result())

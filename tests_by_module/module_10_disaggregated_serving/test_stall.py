@@ -1,13 +1,12 @@
 """Decode stalls, for less and for longer than prefill keeps KV. Last of the module: its workers stay as made here."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
 from fixtures.clients.answer import Answer
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.faults import Stopped, in_place
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.oracle.prompts import Prompt
@@ -75,7 +74,7 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
         now = sides.count_of(sides.prefill) - before
         return now.tokens >= tokens or None, f"{now.tokens:g} of {tokens} tokens, {now.expired:g} leases expired"
 
-    with ThreadPoolExecutor(sum(map(len, crowds))) as pool:
+    with Threads(sum(map(len, crowds))) as pool:
         with in_place(Stopped(sides.decode)):
             for crowd in crowds:
                 sent.append(
