@@ -222,7 +222,7 @@ def test_a_runner_that_dies_rejects(suite):
     result = suite.run("-n", "2")
     assert result.ret == 1
     assert suite.outcomes() == {"M00-01": "passed", "M00-02": "error"}
-    assert any("died" in error for error in suite.record()["tear_down_errors"])
+    assert any("in M00-02 (exit status 3)" in error for error in suite.record()["tear_down_errors"])
 
 
 def test_a_file_that_cannot_be_collected_rejects(suite):
