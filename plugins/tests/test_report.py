@@ -95,7 +95,7 @@ def test_the_page_says_all_and_runs_nothing_of_it(reported):
         "the frontend died",
         "etcdctl get --prefix v1/",
         "Possible causes, known elsewhere",
-        "It is this if: etcd_disk_wal_fsync_duration_seconds",
+        "It is this if: the 99th percentile of etcd_disk_wal_fsync_duration_seconds",
         "lease_loss_s = 44 s (n=1), expected ≤ 30 s [source: lease and watchdog]; gap_s = nan s (n=3)",
         "Two greedy runs give the same tokens.",
         "671 GB of weights",
