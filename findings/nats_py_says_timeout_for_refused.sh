@@ -2,6 +2,7 @@
 # nats-py 2.16.0
 # A guess: connecting to a port where nobody listens raises what the kernel said, ConnectionRefusedError, at once. Seen:
 # it tries again and again until the caller's own time limit ends it; the reason goes to error_cb and nowhere else.
+set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 install nats-py==2.16.0
 seen=$("$BIN/python" - "$(port)" <<'PY'
@@ -18,4 +19,4 @@ async def main():
 asyncio.run(main())
 PY
 )
-expect "what the caller gets, and what error_cb heard" "$seen" "TimeoutError ConnectionRefusedError"
+expect "what the caller gets, and what error_cb heard" "$seen" "TimeoutError ConnectionRefusedError" || exit 1
