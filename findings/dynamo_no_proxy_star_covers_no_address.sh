@@ -16,6 +16,6 @@ within 60 serves
 expect "a completion with NO_PROXY=127.0.0.1" "$(ask)" 200 || exit 1
 FRONTEND=http://127.0.0.1:$(port)
 dynamo HTTP_PROXY="$nobody" NO_PROXY='*' -- frontend --http-host 127.0.0.1 --http-port "${FRONTEND##*:}"
-within 60 grep -q "Model materialization failed" "$WORK"/frontend.*.log
+within 60 grep -q "Model materialization failed" "$WORK/frontend.$STARTED.log"
 expect "a completion with NO_PROXY=*" "$(ask)" 404 || exit 1
 expect "/health of that frontend" "$(curl -s -o /dev/null -w '%{http_code}' "$FRONTEND/health")" 200 || exit 1
