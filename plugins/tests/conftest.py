@@ -128,6 +128,8 @@ class Suite:
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    for name in ("CI", "BUILD_NUMBER"):  # pytest's summary holds whole reasons where one of them is set
+        monkeypatch.delenv(name, raising=False)
     inherited = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), inherited])))
     return Suite(pytester)
