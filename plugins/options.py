@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     plugins.refuse_parts(pluginmanager)
     group = parser.getgroup("acceptance", "acceptance of a Dynamo cluster")
     group.addoption("--inventory", metavar="PATH", help="the nodes to verify (default: inventory/local.yaml)")
-    group.addoption("--plant", metavar="NAME", help="run with this sabotage in place; REJECTED when it is caught")
+    group.addoption("--plant", metavar="NAME", help="run with this fault planted, and say which checks caught it")
     group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
     group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
@@ -200,7 +200,7 @@ def _plant(name: str | None, inventory: Any) -> Any:
         raise pytest.UsageError(f"--plant: there is no plant {name!r}; there are: {', '.join(sorted(plants))}")
     if not inventory.cluster.dynamo_managed:
         raise pytest.UsageError(
-            f"--plant {name}: {inventory.path} attaches to a running Dynamo, which is never sabotaged"
+            f"--plant {name}: {inventory.path} attaches to a running Dynamo, in which nothing is planted"
         )
     return plants[name]
 

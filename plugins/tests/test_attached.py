@@ -11,9 +11,9 @@ import pytest
 
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.equipping import equip
+from fixtures.deployments.stages import RunStages
 from fixtures.inventory import load
 from fixtures.nodes import Transcript, connect
-from fixtures.plants.sabotage import Sabotage
 from fixtures.runtimes.provision import to_terminal
 from plugins.tests.by_default import ByDefault, by_default
 from plugins.tests.by_hand import NAMESPACE, by_hand
@@ -68,7 +68,7 @@ def defaults(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     site = load(LOCAL_INVENTORY)
     node = connect(site.nodes[0], run_id=f"t{secrets.token_hex(4)}", transcript=Transcript(), watchdog_grace_s=30)
     try:
-        equipment = equip(node, site, Sabotage(), to_terminal)
+        equipment = equip(node, site, RunStages(), to_terminal)
         with by_default(equipment, tmp_path_factory.mktemp("by-default") / "folder", tree) as theirs:
             yield theirs
     finally:

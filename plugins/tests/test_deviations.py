@@ -18,7 +18,6 @@ from fixtures.deployments.deployment import Deployment, discard, new_worker
 from fixtures.deployments.deployment import start as start_services
 from fixtures.inventory import load
 from fixtures.inventory.loader import SUITE
-from fixtures.plants.sabotage import Sabotage
 from fixtures.run import Run
 from fixtures.services.control_plane import Etcd, Nats
 from fixtures.services.dynamo import Frontend
@@ -40,7 +39,7 @@ INCOMPLETE = 6  # exit status: something that is required is not covered
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Iterator[Run]:
     """Gives this machine as a node with all that Dynamo needs."""
-    options = {"runner": "main", "plant": None, "keep": False, "seed": 1}
+    options = {"runner": "main", "keep": False, "seed": 1}
     run = Run(
         load(SUITE / "local.yaml"),
         run_id=f"t{secrets.token_hex(4)}",
@@ -74,7 +73,7 @@ def theirs(
         new_worker(deployment, equipment, **own)
     try:
         if registered:
-            start_services(deployment, Sabotage())
+            start_services(deployment)
         else:
             for service in deployment.services:
                 service.start(Deadline(60, service.name))

@@ -61,7 +61,7 @@ def test_plants_name_checks_and_classes_that_exist() -> None:
         assert plant.checks.keys() <= known, (
             f"{plant.name} names checks that do not exist: {plant.checks.keys() - known}"
         )
-        plant.sabotage()  # raises LookupError when there is no class of its name
+        plant.stages()  # raises LookupError when there is no class of its name
 
 
 # the judge itself: a made-up record of a plant that was caught, and what each change to it must be told as

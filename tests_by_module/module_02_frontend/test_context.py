@@ -52,8 +52,7 @@ def not_refused(answers: dict[str, Answer], errors: ExpectedErrors) -> list[str]
 def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: ExpectedErrors, evidence):
     """A request of exactly the budget of the model's card is served, a longer one refused before anything is sent."""
     limit = errors.token_budget.card["combined_limit"]
-    limited = {"worker_args": ("--max-model-len", str(limit)), "sabotage": run.sabotage.own("context")}
-    with run.own_deployment("context", **limited) as deployment:
+    with run.own_deployment("module_02.context", worker_args=("--max-model-len", str(limit))) as deployment:
         advertise(deployment, errors.token_budget)
         endpoint = deployment.endpoint
         fits = [send(endpoint, prompt(limit - 1), max_tokens=1) for send in BOTH]

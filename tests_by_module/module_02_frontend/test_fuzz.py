@@ -87,7 +87,7 @@ def body_of(kind: str, value: Any, path: str, model: str) -> bytes:
 @pytest.mark.needs("managed")
 def test_made_up_requests_break_nothing(run: Run, evidence):
     """No made-up request to any route gives a server error (501 apart) or no answer, or ends a process."""
-    with run.own_deployment("fuzz", sabotage=run.sabotage.own("fuzz")) as deployment:
+    with run.own_deployment("module_02.fuzz") as deployment:
         before = [service.require_process().pgid for service in deployment.services]
         with plain_client(deployment.endpoint.url, ANSWERED_WITHIN_S) as http:
             paths = http.get("/openapi.json").raise_for_status().json()["paths"]

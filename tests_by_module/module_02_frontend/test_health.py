@@ -43,7 +43,7 @@ def test_health_names_who_is_registered(
 @pytest.mark.needs("managed")
 def test_model_without_workers_is_not_offered(run: Run, measure, evidence):
     """When the last worker has left the model is neither listed nor ready, and asking for it is refused at once."""
-    with run.own_deployment("leaving", sabotage=run.sabotage.own("leaving")) as deployment:
+    with run.own_deployment("module_02.leaving") as deployment:
         endpoint = deployment.endpoint
         with client(5, base_url=endpoint.url) as http:
             listed_before = [model["id"] for model in http.get("/v1/models").json()["data"]]

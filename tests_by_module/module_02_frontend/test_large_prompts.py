@@ -61,9 +61,9 @@ def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     large = errors.large_prompts
     refusal, served = large.refusals[plane], Refusal(status=200, reason="")
     args = ("--num-gpu-blocks-override", str(large.kv_blocks), "--speedup-ratio", str(SPEEDUP))
-    settings = {"request_plane": plane, "worker_args": args, "sabotage": run.sabotage.own("large")}
+    settings = {"request_plane": plane, "worker_args": args}
     rows, wrong = [], []
-    with run.own_deployment(f"large_{plane}", runtime=runtime, **settings) as deployment:
+    with run.own_deployment(f"module_02.large_{plane}", runtime=runtime, **settings) as deployment:
         for many, expected in ((large.served, served), (large.refused, refusal)):
             for form, megabytes, tokens, answer in ask_each(deployment.endpoint, many):
                 why = "" if answer.ok else (reasons(deployment, large) or ["no reason in any log"])[-1]

@@ -65,7 +65,7 @@ def ask_until(deployment: Deployment, served: bool, deadline: Deadline) -> Answe
 @pytest.fixture(scope="package")
 def drained(run: Run) -> Drained:
     """History first: SIGTERM to the frontend of a deployment of its own, in the middle of a stream; then a restart."""
-    with run.own_deployment("drain", sabotage=run.sabotage.own("drain")) as deployment, Threads(1) as pool:
+    with run.own_deployment("module_02.drain") as deployment, Threads(1) as pool:
         running = start_stream(pool, run, deployment)
         process = deployment.frontend.require_process()
         clock = Deadline(DRAINS_WITHIN_S, "the frontend to end after SIGTERM")
@@ -112,8 +112,7 @@ def test_restarted_frontend_serves_again(drained: Drained, measure):
 @pytest.mark.check("M02-31", by_hand="kill -KILL the worker while curl -N reads a stream", causes=[29])
 def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure):
     """A stream whose worker is killed ends soon, with an error in it, and with no finish reason as if all were well."""
-    sabotage = run.sabotage.own("midstream")
-    with run.own_deployment("midstream", sabotage=sabotage) as deployment, Threads(1) as pool:
+    with run.own_deployment("module_02.midstream") as deployment, Threads(1) as pool:
         running = start_stream(pool, run, deployment)
         clock = Deadline(STREAM_ENDS_WITHIN_S, "the stream to end")
         deployment.workers[0].kill()

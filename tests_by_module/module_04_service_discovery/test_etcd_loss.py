@@ -46,7 +46,7 @@ def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure, evidence
     down = Deadline(down_s, "etcd to be started again")
     during = [ask(deployment, ANSWERED_WITHIN_S) for _ in range(3)]
     down.pause(down_s)
-    run.sabotage.restarting(deployment.etcd)
+    run.at("module_04.restarting", deployment.etcd)
     deployment.etcd.start(Deadline(BACK_WITHIN_S, "etcd to be back"))
     outage_s = time.monotonic() - lost
     measure("etcd_outage_s", outage_s)
@@ -73,17 +73,14 @@ def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure, evidence
 def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, evidence):
     """etcd killed and started again within the lease: requests go on, registrations and processes stay the same."""
     ttl = max(LEASE_TTL_S, run.inventory.cluster.dynamo_lease_ttl_s)
-    with run.own_deployment("restart", lease_ttl_s=ttl) as deployment:
+    with run.own_deployment("module_04.restart", lease_ttl_s=ttl) as deployment:
         lose_etcd(run, deployment, 0, measure, evidence)
 
 
 @pytest.fixture
 def default_lease(run: Run) -> Iterator[Deployment]:
     """A deployment with the lease that Dynamo asks for unless it is told otherwise, no longer fresh."""
-    own = run.sabotage.own("default-lease")
-    with run.own_deployment(
-        "default-lease", lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv", sabotage=own
-    ) as deployment:
+    with run.own_deployment("module_04.default-lease", lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv") as deployment:
         Deadline(AGE_S, "the lease to age").pause(AGE_S)
         yield deployment
 
@@ -104,7 +101,7 @@ def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, default_lease: De
 @pytest.mark.check("M04-10", by_hand="kill -KILL etcd, wait longer than the lease, start all again", causes=[16])
 def test_etcd_away_for_longer_than_the_lease(run: Run, measure, evidence):
     """etcd away for longer than the lease: the processes do as their version is known to, and a restart heals all."""
-    with run.own_deployment("outage") as deployment:
+    with run.own_deployment("module_04.outage") as deployment:
         known = deployment.settings.dialect.after_etcd_outage_longer_than_lease
         assert known == "processes_exit", f"this check does not know the behaviour {known!r}"
         processes = [deployment.frontend, *deployment.workers]
@@ -130,7 +127,7 @@ def test_etcd_away_for_longer_than_the_lease(run: Run, measure, evidence):
         measure("answered_without_etcd_s", answered_for_s)
         measure("last_process_ended_s", max(ended.values()))
         back = Deadline(READY_WITHIN_S, "the deployment to serve again")
-        run.sabotage.restarting(deployment.etcd)
+        run.at("module_04.restarting", deployment.etcd)
         deployment.etcd.start(back)
         for process in processes:
             process.launch()

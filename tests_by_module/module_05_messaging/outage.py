@@ -193,13 +193,13 @@ def lose_nats(run: Run, deployment: Deployment) -> Outage:
         lost_at = load.wait_until_one_runs()
         nats.kill()
         gone_at = time.monotonic()
-        run.sabotage.nats_away(deployment)
+        run.at("module_05.nats_away", deployment)
         away = Deadline(AWAY_S, "NATS to be started again")
         stored = ask(prompt).ok
         known = lambda: bool(ask(prompt).kv_hit_rate)  # noqa: E731
         at_once = stored and _becomes(known, AT_ONCE_S)
         away.pause(AWAY_S)
-        run.sabotage.restarting(nats)
+        run.at("module_05.restarting", nats)
         starting_at = time.monotonic()
         nats.start(Deadline(BACK_WITHIN_S, "NATS to be back"))
         back = Deadline(BACK_WITHIN_S, "all to be as before the loss of NATS")

@@ -43,7 +43,7 @@ def durable(run: Run) -> Iterator[Durable]:
         # left to choose, an older Dynamo takes a link-local IPv6 address where there is one, and cannot listen there
         arguments["extra_env"] = tuple((name, "lo") for name in dialect(version).environment.bind_interface)
     with run.own_deployment(
-        "durable", runtime=runtime, event_plane="nats", router_mode="kv", sabotage=run.sabotage, **arguments
+        "module_05.durable", runtime=runtime, event_plane="nats", router_mode="kv", **arguments
     ) as deployment:
         settings = deployment.settings
         stream = asked_for.stream_of(settings.namespace, settings.dialect.worker_component["aggregated"])

@@ -18,7 +18,7 @@ REQUESTS = 4
 @pytest.fixture(scope="module")
 def requests_over_nats(run: Run) -> Iterator[Deployment]:
     """A deployment whose requests go over NATS as well as its events."""
-    with run.own_deployment("requests", request_plane="nats", event_plane="nats", sabotage=run.sabotage) as deployment:
+    with run.own_deployment("module_05.requests", request_plane="nats", event_plane="nats") as deployment:
         yield deployment
 
 
@@ -45,7 +45,7 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deplo
 @pytest.mark.check("M05-14", by_hand="kill -KILL nats-server under load; start it again", causes=[7])
 def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, evidence):
     """With requests over tcp the loss of NATS costs no request of a load, and KV events are recovered."""
-    with run.own_deployment("events", request_plane="tcp", event_plane="nats") as deployment:
+    with run.own_deployment("module_05.events", request_plane="tcp", event_plane="nats") as deployment:
         seen, wrong = record_loss(run, deployment, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
     assert not wrong, "; ".join(wrong)

@@ -108,7 +108,7 @@ def small_caches(run: Run):
         "event_plane": "nats",
         "worker_args": ("--num-gpu-blocks-override", str(SMALL_CACHE_BLOCKS), "--speedup-ratio", "1000"),
     }
-    with run.own_deployment("caches", workers=2, sabotage=run.sabotage, **settings) as deployment:
+    with run.own_deployment("module_05.caches", workers=2, **settings) as deployment:
         sizes = [worker.card["kv_cache_block_size"] for worker in deployment.registered_workers()]
         with suppress(DeadlineExceeded):  # workers with other blocks than the rest are never asked: the check says so
             until_each_has_answered(deployment, len(sizes))

@@ -53,9 +53,7 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
     """Raises BringUpFailed when a worker's publisher is not where etcd says."""
     planes = {"event_plane": "zmq", "request_plane": "tcp", "router_mode": "kv"}
     with ExitStack() as stack:
-        deployment = stack.enter_context(
-            run.own_deployment("zmq", workers=WORKERS, sabotage=run.sabotage, **planes)  # type: ignore[arg-type]
-        )
+        deployment = stack.enter_context(run.own_deployment("module_05.zmq", workers=WORKERS, **planes))
         settings = deployment.settings
         try:
             channels = deployment.event_channels("kv-events", PUBLISHED_WITHIN_S)

@@ -32,7 +32,7 @@ def more_frontends(
     assert deployment.frontend is not None
     beside, there = deployment.frontend, {}
     for name, given in arguments.items():
-        settings = run.sabotage.frontend_settings(deployment.settings.but(frontend_args=tuple(given)))
+        settings = deployment.stages.settings("frontend", deployment.settings.but(frontend_args=tuple(given)))
         there[name] = Frontend(f"{deployment.prefix}frontend-{name}", beside.node, beside.runtime, settings)
     urls = {name: each.node.reach(each.url) for name, each in there.items()}
     worker = deployment.registered_workers()[0].instance_id

@@ -119,7 +119,7 @@ def replays(run: Run, deployment: Deployment, traces: Traces) -> Replays:
     chosen: list[Trace] = [traces.unique(), traces.shorter_than_a_block(), *traces.all()]
     with listening(deployment) as seen:
         _one_event_each(deployment, traces)
-        run.sabotage.events_counted()
+        run.at("module_06.events_counted", None)
         done = {
             trace.name: replay(deployment, trace, size, expected_hits(trace, size), follow=True) for trace in chosen
         }
@@ -142,12 +142,12 @@ def _one_event_each(deployment: Deployment, traces: Traces) -> None:
 @pytest.fixture(scope="package")
 def control(run: Run, traces: Traces) -> Iterator[Deployment]:
     """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is held against."""
-    with run.own_deployment("control", workers=2, router_mode="round-robin") as deployment:
+    with run.own_deployment("module_06.control", workers=2, router_mode="round-robin") as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="package")
 def own(run: Run, traces: Traces) -> Iterator[Deployment]:
     """A KV-routed deployment with two workers, for checks that restart its parts; each leaves it serving."""
-    with run.own_deployment("own", workers=2, sabotage=run.sabotage) as deployment:
+    with run.own_deployment("module_06.own", workers=2) as deployment:
         yield deployment

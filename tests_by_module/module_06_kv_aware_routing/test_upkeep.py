@@ -39,7 +39,7 @@ def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
     size = traces.block_size
     trace = traces.more_prefixes_than_blocks(CAPACITY)
     few = ("--num-gpu-blocks-override", str(CAPACITY))
-    with run.own_deployment("small", sabotage=run.sabotage, worker_args=few) as deployment:
+    with run.own_deployment("module_06.small", worker_args=few) as deployment:
         done = replay(deployment, trace, size, expected_hits(trace, size, CAPACITY), follow=True)
         removed = sum(count for (kind, _), count in events_applied(deployment).items() if kind == "removed")
     evidence.table("more prefixes than blocks", HEADERS, done.rows())

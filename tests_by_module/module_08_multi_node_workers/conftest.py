@@ -141,9 +141,7 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Itera
     )
     with ExitStack() as stack:
         deployment = stack.enter_context(
-            run.own_deployment(
-                "scaling", placed=alone, sabotage=run.sabotage.own("scaling"), frontend_args=SENT_ELSEWHERE
-            )
+            run.own_deployment("module_08.scaling", placed=alone, frontend_args=SENT_ELSEWHERE)
         )
         (stayed,) = (each.instance_id for each in members(deployment, inventory))
         sent = stack.enter_context(load_from_client(run, deployment, plan))

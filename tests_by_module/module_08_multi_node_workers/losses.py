@@ -193,7 +193,7 @@ def lose(
     expected_faults.yaml. `victims` are workers. Raises CouldNotLook, also when it is not well at first.
     """
     before = make_whole(deployment)
-    fault = run.sabotage.fault(name, fault, deployment)
+    fault = run.at("module_08.fault", fault, name=name, deployment=deployment)
     with steady_load(run, deployment, **load) as sent:
         _quiet_beginning(sent, name)
         with in_place(fault, sent.mark):

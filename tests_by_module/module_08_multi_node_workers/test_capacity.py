@@ -32,8 +32,8 @@ def share_of_small_node(
         concurrency=LOADS,
         count=REQUESTS,
     )
-    name = f"capacity{number}"
-    with run.own_deployment(name, placed=placed, sabotage=run.sabotage.own("capacity"), router_mode=mode) as deployment:
+    name = f"module_08.capacity{number}"
+    with run.own_deployment(name, placed=placed, router_mode=mode) as deployment:
         workers = members(deployment, inventory)
         with load_from_client(run, deployment, plan) as sent:
             load = sent.finish()

@@ -23,10 +23,7 @@ BEYOND_TTL_S = 3
 def frontend_lost(run: Run) -> Loss:
     """Two frontends, workers on the node of the second; the client goes to the first while it can."""
     where = places(run)
-    own = run.sabotage.own("frontends")
-    with run.own_deployment(
-        "frontends", placed=where.two_frontends, lease_ttl_s=LEASE_TTL_S, sabotage=own
-    ) as deployment:
+    with run.own_deployment("module_08.frontends", placed=where.two_frontends, lease_ttl_s=LEASE_TTL_S) as deployment:
         urls = [frontend.url for frontend in deployment.frontends]
         fault = PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
         client = {"urls": urls, "spread": "failover", "connect_within_s": CONNECTS_WITHIN_S}
@@ -36,10 +33,7 @@ def frontend_lost(run: Run) -> Loss:
 @pytest.fixture(scope="module")
 def apart(run: Run) -> Iterator[Deployment]:
     """etcd alone on its node; its data link is cut, so that its disk stays as on a node that comes back."""
-    own = run.sabotage.own("apart")
-    with run.own_deployment(
-        "apart", placed=places(run).etcd_apart, lease_ttl_s=LEASE_TTL_S, sabotage=own
-    ) as deployment:
+    with run.own_deployment("module_08.apart", placed=places(run).etcd_apart, lease_ttl_s=LEASE_TTL_S) as deployment:
         yield deployment
 
 

@@ -52,7 +52,7 @@ def test_an_engine_over_all_nodes_can_be_launched(
     sizes = {"pipeline": len(engine_nodes), "tensor": devices // len(engine_nodes)}
     if axis == "tensor":
         sizes = {"pipeline": 1, "tensor": devices}
-    planned = run.sabotage.parallel(plan(engine_nodes, **sizes, port=PORT, executor=executor))
+    planned = run.at("module_08.plan", plan(engine_nodes, **sizes, port=PORT, executor=executor))
     rows = [
         [rank.rank, launch.node, " ".join(launch.argv), " ".join(f"{k}={v}" for k, v in launch.env.items())]
         for rank in planned.ranks

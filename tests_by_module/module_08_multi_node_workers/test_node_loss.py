@@ -33,8 +33,7 @@ def where(run: Run) -> Places:
 @pytest.fixture(scope="module")
 def calm(run: Run, where: Places) -> Iterator[Deployment]:
     """For faults that nothing is to end of: one deployment for all of them."""
-    own = run.sabotage.own("calm")
-    with run.own_deployment("calm", placed=where.spread, lease_ttl_s=CALM_LEASE_TTL_S, sabotage=own) as deployment:
+    with run.own_deployment("module_08.calm", placed=where.spread, lease_ttl_s=CALM_LEASE_TTL_S) as deployment:
         yield deployment
 
 
@@ -57,21 +56,21 @@ def nats_lost(run: Run, calm: Deployment) -> Loss:
 
 @pytest.fixture(scope="module")
 def worker_killed(run: Run, where: Places) -> Loss:
-    with run.own_deployment("killed", placed=where.spread, sabotage=run.sabotage.own("killed")) as deployment:
+    with run.own_deployment("module_08.killed", placed=where.spread) as deployment:
         victim = deployment.workers[1]
         return lose(run, deployment, "worker_killed", Killed(victim), 1.0, victims=[victim])
 
 
 @pytest.fixture(scope="module")
 def migrated(run: Run, where: Places) -> Loss:
-    changes = {"frontend_args": MIGRATION, "lease_ttl_s": CALM_LEASE_TTL_S, "sabotage": run.sabotage.own("migrated")}
-    with run.own_deployment("migrated", placed=where.spread, **changes) as deployment:
+    changes = {"frontend_args": MIGRATION, "lease_ttl_s": CALM_LEASE_TTL_S}
+    with run.own_deployment("module_08.migrated", placed=where.spread, **changes) as deployment:
         victim = deployment.workers[1]
         return lose(run, deployment, "worker_killed_with_migration", Killed(victim), 1.0, victims=[victim])
 
 
 def parted(run: Run, where: Places, name: str, own: str, **changes: object) -> Loss:
-    with run.own_deployment(own, placed=where.spread, sabotage=run.sabotage.own(own), **changes) as deployment:
+    with run.own_deployment(own, placed=where.spread, **changes) as deployment:
         fault = Partition(run.lab(), where.one, where.two)
         hold = run.inventory.cluster.dynamo_lease_ttl_s + 2.0
         return lose(run, deployment, name, fault, hold, victims=deployment.workers[1:])
@@ -79,16 +78,16 @@ def parted(run: Run, where: Places, name: str, own: str, **changes: object) -> L
 
 @pytest.fixture(scope="module")
 def long_partition(run: Run, where: Places) -> Loss:
-    return parted(run, where, "long_partition", "parted")
+    return parted(run, where, "long_partition", "module_08.parted")
 
 
 @pytest.fixture(scope="module")
 def long_partition_with_timeout(run: Run, where: Places) -> Loss:
-    return parted(run, where, "long_partition_with_timeout", "parted-timed", extra_env=STREAM_TIMEOUT)
+    return parted(run, where, "long_partition_with_timeout", "module_08.parted-timed", extra_env=STREAM_TIMEOUT)
 
 
 def switched_off(run: Run, where: Places, name: str, own: str, **changes: object) -> Loss:
-    with run.own_deployment(own, placed=where.spread, sabotage=run.sabotage.own(own), **changes) as deployment:
+    with run.own_deployment(own, placed=where.spread, **changes) as deployment:
         fault = PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
         hold = run.inventory.cluster.dynamo_lease_ttl_s + 1.0
         return lose(run, deployment, name, fault, hold, victims=deployment.workers[1:])
@@ -96,12 +95,12 @@ def switched_off(run: Run, where: Places, name: str, own: str, **changes: object
 
 @pytest.fixture(scope="module")
 def node_off(run: Run, where: Places) -> Loss:
-    return switched_off(run, where, "node_off", "off")
+    return switched_off(run, where, "node_off", "module_08.off")
 
 
 @pytest.fixture(scope="module")
 def node_off_with_timeout(run: Run, where: Places) -> Loss:
-    return switched_off(run, where, "node_off_with_timeout", "off-timed", extra_env=STREAM_TIMEOUT)
+    return switched_off(run, where, "node_off_with_timeout", "module_08.off-timed", extra_env=STREAM_TIMEOUT)
 
 
 def record_ends(loss: Loss, measure, evidence) -> None:

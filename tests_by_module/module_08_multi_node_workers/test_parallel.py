@@ -54,7 +54,7 @@ def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **size
         worker.planned = rank.engine
     try:
         for worker in workers:
-            run.sabotage.joining(worker).launch()
+            deployment.stages.joining(worker).launch()
         deadline = Deadline(SERVES_WITHIN_S, f"{len(workers)} ranks to register as one worker")
         yield deployment.wait_until_registered(workers[0], deadline).instance_id
     finally:
@@ -80,7 +80,7 @@ def greedy(deployment: Deployment, worker: int) -> str:
 
 def judge(run: Run, members: Sequence[Member], evidence, **sizes: int) -> None:
     """Beside one worker on one node: what that one says is what is expected."""
-    with run.own_deployment("spanning") as deployment:
+    with run.own_deployment("module_08.spanning") as deployment:
         (alone,) = deployment.registered_workers()
         expected = greedy(deployment, alone.instance_id)
         with spanning(run, deployment, members, **sizes) as worker:

@@ -10,7 +10,7 @@ from fixtures.outcomes import BringUpFailed
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.replicas import replicas, serving_nodes
+from fixtures.serving.replicas import planned, replicas, serving_nodes
 from fixtures.serving.sets import MeasuredSet, measured_baseline
 
 SERVERS_CHECK = "M09-01"
@@ -22,7 +22,7 @@ def servers(run: Run) -> Iterator[list[VllmServer]]:
     on = serving_nodes(run.inventory.nodes)
     name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
     try:
-        with replicas(run.equipment(), on, name, run.sabotage) as started:
+        with replicas(run.at("module_09.replicas", planned(run.equipment(), on, name))) as started:
             yield started
     except (ServiceFailed, DeadlineExceeded) as error:
         raise BringUpFailed(SERVERS_CHECK, str(error)) from None

@@ -33,7 +33,7 @@ from fixtures.serving.exact import (
 )
 from fixtures.serving.model_files import ModelFiles, model_files
 from fixtures.serving.repeated import Target
-from fixtures.serving.replicas import replicas, serving_nodes
+from fixtures.serving.replicas import planned, replicas, serving_nodes
 from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, path_of
 from fixtures.witness.ucx import UCX_TELLS
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
@@ -65,10 +65,10 @@ def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> di
         on = serving_nodes(run.inventory.nodes)
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
         about = {"equipment": run.equipment()[on[0]], "facts": run.facts(), "folder": run.report_dir}
-        with replicas(run.equipment(), on, name, run.sabotage) as servers:
+        with replicas(planned(run.equipment(), on, name)) as servers:
             for profile in absent:
                 measured_baseline(servers, client, profile, **about)
-    return {profile: run.sabotage.baseline(load(path_of(run.report_dir, profile))) for profile in wanted}
+    return {profile: run.at("module_10.baseline", load(path_of(run.report_dir, profile))) for profile in wanted}
 
 
 @pytest.fixture(scope="package")
@@ -90,7 +90,7 @@ def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exce
             return known
         on = serving_nodes(run.inventory.nodes)[:1]
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
-        with replicas(run.equipment(), on, name, run.sabotage) as (server,):
+        with replicas(planned(run.equipment(), on, name)) as (server,):
             found = control(InferenceEndpoint(server.node.reach(server.url), name), oracle)
         nats = allowed_nats(found.values(), oracle.dtype)
     except (ServiceFailed, DeadlineExceeded, RemoteError, CouldNotLook, BringUpFailed, ValueError) as error:
@@ -126,9 +126,8 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
             for name in placed.workers
         },
     )
-    sabotage = run.sabotage.own("apart")
     try:
-        with run.own_deployment("apart", placed=placed, sabotage=sabotage, extra_env=(TAKEN_WITHIN,)) as deployment:
+        with run.own_deployment("module_10.apart", placed=placed, extra_env=(TAKEN_WITHIN,)) as deployment:
             found = {
                 kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             }

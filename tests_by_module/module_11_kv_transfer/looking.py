@@ -21,7 +21,7 @@ def counted(run: Run, pair: Pair, act: Callable[[], T]) -> tuple[T, list[Carried
     nodes = {side.node.name: side.node for side in (pair.near, pair.far)}.values()
 
     def look() -> dict[str, dict]:
-        return {node.name: run.sabotage.carriers(node, carriers(node)) for node in nodes}
+        return {node.name: run.at("module_11.carriers", carriers(node), node=node) for node in nodes}
 
     before = look()
     done = act()
