@@ -38,7 +38,7 @@ def pytest_acceptance_run(config: pytest.Config, settings: "Settings") -> Any:
         run_id=settings.run_id,
         runner=settings.runner,
         report_dir=settings.report_dir,
-        stages=settings.plant.stages() if settings.plant else None,
+        stages=settings.plant() if settings.plant else None,
         keep=settings.keep,
         seed=settings.seed,
         progress=functools.partial(show_at_once, config),

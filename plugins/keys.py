@@ -12,6 +12,7 @@ from fixtures.measure import Measurement, Threshold
 
 if TYPE_CHECKING:
     from fixtures.inventory.model import Inventory
+    from fixtures.plants.plant import Plant
     from plugins.checks import KnownCheck
     from plugins.interruption import Interruption
     from plugins.record import Recorder
@@ -24,7 +25,7 @@ class Settings:
     inventory: Inventory
     run_id: str
     report_dir: Path
-    plant: Any  # fixtures.plants.Plant, or None
+    plant: type[Plant] | None
     keep: bool
     seed: int
     runner: str  # "main", or the xdist runner's name
@@ -64,7 +65,7 @@ CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
 INTERRUPTION: pytest.StashKey[Interruption] = pytest.StashKey()
 RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
 INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
-PLANT: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.plants.Plant, or None
+PLANT: pytest.StashKey[type[Plant] | None] = pytest.StashKey()
 SETUPS: pytest.StashKey[dict[int, tuple[str, float]]] = pytest.StashKey()  # of a fixture: for which test, seconds
 TOLD: pytest.StashKey[set[str]] = pytest.StashKey()  # ids of checks whose bring-up failure is told whole somewhere
 

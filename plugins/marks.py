@@ -13,6 +13,7 @@ from fixtures.probes.capabilities import ALL_CAPABILITIES
 from plugins.checks import CHECK_ID, MODULE, TESTS
 from plugins.keys import PLANT, settings_of
 from plugins.options import only_shows
+from plugins.plants import modules_of
 
 MARKERS = {
     "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "
@@ -89,7 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if settings is None and not only_shows(config) and any(item.get_closest_marker("check") for item in items):
         raise pytest.UsageError(f"{config.rootpath} is not the suite's root: there would be no verdict on its checks")
     if (plant := config.stash.get(PLANT, None)) is not None:
-        inside = [item for item in items if module_of(item) in plant.modules]
+        modules = modules_of(plant, config.rootpath)
+        inside = [item for item in items if module_of(item) in modules]
         config.hook.pytest_deselected(items=[item for item in items if item not in inside])
         items[:] = inside
 

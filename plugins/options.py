@@ -7,7 +7,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,10 @@ from fixtures.measure.thresholds import Thresholds
 from fixtures.nodes.redact import hide
 from plugins.checks import TESTS, KnownCheck, read_checks, required_ids
 from plugins.keys import INVENTORY, PLANT, SETTINGS, Settings, settings_of
+from plugins.plants import load_plants, plant_of
+
+if TYPE_CHECKING:
+    from fixtures.plants.plant import Plant
 
 # options of pytest, by the name of their value: these show something, run no check and leave no run
 SHOWS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "collectonly")
@@ -55,7 +59,7 @@ def inventory_path(config: pytest.Config) -> Path:
     given = config.getoption("inventory")
     if given:
         return config.invocation_params.dir / given
-    plant = _plants().get(config.getoption("plant")) if config.getoption("plant") else None
+    plant = _plant(config.getoption("plant"), config.rootpath)
     return config.rootpath / "inventory" / f"{plant.inventory if plant else 'local'}.yaml"
 
 
@@ -84,8 +88,8 @@ def _refuse(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if config.getoption("list_plants"):
-        for plant in _plants().values():
-            print(plant.name, ",".join(plant.checks), plant.does, sep="\t")
+        for plant in load_plants(config.rootpath).values():
+            print(plant.name, ",".join(plant.catches), plant.does, sep="\t")
         return 0
     if is_under_test(config) and not only_shows(config):
         _refuse(config)
@@ -98,7 +102,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if (only_shows(config) and not lists) or not is_under_test(config):
         return
     inventory = config.stash[INVENTORY] = _load_inventory(inventory_path(config))
-    config.stash[PLANT] = _plant(config.getoption("plant"), inventory)
+    plant = config.stash[PLANT] = _plant(config.getoption("plant"), config.rootpath)
+    if plant and not inventory.cluster.dynamo_managed:
+        raise pytest.UsageError(
+            f"--plant {plant.name}: {inventory.path} attaches to a running Dynamo, in which nothing is planted"
+        )
     if lists:
         return
     cluster = inventory.cluster
@@ -110,7 +118,7 @@ def pytest_configure(config: pytest.Config) -> None:
         inventory=inventory,
         run_id=run_id,
         report_dir=Path(handed["report_dir"]) if handed else _reports(config) / run_id,
-        plant=config.stash[PLANT],
+        plant=plant,
         keep=config.getoption("keep"),
         seed=handed["seed"] if handed else _seed(config),
         runner=config.workerinput["workerid"] if handed else "main",
@@ -186,23 +194,12 @@ def _load_inventory(path: Path) -> Any:
         raise pytest.UsageError(str(error)) from None
 
 
-def _plants() -> dict[str, Any]:
-    from fixtures.plants import load_plants
-
-    return load_plants()
-
-
-def _plant(name: str | None, inventory: Any) -> Any:
-    if name is None:
-        return None
-    plants = _plants()
-    if name not in plants:
-        raise pytest.UsageError(f"--plant: there is no plant {name!r}; there are: {', '.join(sorted(plants))}")
-    if not inventory.cluster.dynamo_managed:
-        raise pytest.UsageError(
-            f"--plant {name}: {inventory.path} attaches to a running Dynamo, in which nothing is planted"
-        )
-    return plants[name]
+def _plant(name: str | None, root: Path) -> type[Plant] | None:
+    """Without --plant no file of plants is read."""
+    try:
+        return plant_of(name, root) if name is not None else None
+    except LookupError as error:
+        raise pytest.UsageError(f"--plant: {error.args[0]}") from None
 
 
 def _thresholds(root: Path, inventory: Path, known: tuple[KnownCheck, ...]) -> Thresholds:

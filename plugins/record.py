@@ -17,6 +17,7 @@ from plugins.checks import TESTS
 from plugins.keys import CHECK, INTERRUPTION, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
 from plugins.outcomes import INTERRUPTED, record_of
+from plugins.plants import judge
 from plugins.verdict import Verdict, decide, label
 
 SCHEMA = Path(__file__).parent.parent / "reports" / "run.schema.json"
@@ -153,7 +154,7 @@ class Recorder:
             "started": self.started.isoformat(timespec="seconds"),
             "duration_s": round(time.monotonic() - self._clock, 3),
             "seed": settings.seed,
-            "plant": settings.plant.name if settings.plant else None,
+            "plant": {"name": settings.plant.name} if settings.plant else None,
             "suite": {"git": git_revision(self.config.rootpath)},
             "required": sorted(settings.required),
             "nodes": run["nodes"] or declared_nodes(settings.inventory),
@@ -166,20 +167,22 @@ class Recorder:
             "kept": run["kept"],
         }
         self.data = redacted(self.data)
-        self._judge(exitstatus)
+        self._judge(exitstatus, selected_ids)
         if mismatch := schema_mismatch(self.data):
             self.problems.append(f"run.json does not fit its schema: {mismatch}")
-            self._judge(exitstatus)
+            self._judge(exitstatus, selected_ids)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 
-    def _judge(self, exitstatus: int) -> None:
+    def _judge(self, exitstatus: int, selected_ids: set[str]) -> None:
         never = [node_id for node_id in self.selected - self._recorded if node_id.startswith(f"{TESTS}/")]
         never_ran = sorted(label(self.unfinished(node_id, "")) for node_id in never)
         interrupted = self.runner_interrupted or self.config.stash[INTERRUPTION].happened
         self.verdict = decide(self.data, never_ran, interrupted=interrupted, pytest_failed=exitstatus == 1)
         self.data["verdict"], self.data["exit_status"] = self.verdict.word, self.verdict.exit_status
         self.data["incomplete"] = self.verdict.incomplete
+        if plant := self.settings.plant:
+            self.data["plant"] = redacted(judge(plant, self.data, selected_ids).record())
 
     def _selection(self, selected_ids: set[str]) -> dict[str, Any]:
         whole = self.settings.required or {check.id for check in self.settings.known}

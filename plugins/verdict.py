@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from plugins.keys import recorder_of, settings_of
+from plugins.plants import CAUGHT
 from plugins.terminal import say
 
 _RAN = ("passed", "failed", "error", "known_defect")
@@ -82,7 +83,7 @@ def label(check: dict[str, Any]) -> str:
 
 def _line(data: dict[str, Any], word: str, counts: Counter[str]) -> str:
     scope = " for the part selected" if data["selection"]["part"] else ""
-    plant = f", plant {data['plant']}" if data["plant"] else ""
+    plant = f", plant {data['plant']['name']}" if data["plant"] else ""
     teardown = len(data["tear_down_errors"])
     torn = f", {teardown} tear-down error{'s' * (teardown > 1)}" if teardown else ""
     defects = counts["known_defect"]
@@ -124,6 +125,9 @@ class LastWord:
         elif verdict := recorder.verdict:
             session.exitstatus = verdict.exit_status  # pytest's own --max-warnings sets another
             green, page = verdict.word == "ACCEPTED", folder / "report.html"
+            if plant := recorder.data["plant"]:
+                caught = plant["word"] == CAUGHT
+                say(session.config, plant["line"], bold=True, green=caught, red=not caught)
             say(session.config, f"report: {page if page.is_file() else folder / 'run.json'}")
             say(session.config, verdict.line, bold=True, green=green, red=not green)
         return result

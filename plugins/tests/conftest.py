@@ -68,6 +68,15 @@ def pytest_acceptance_run(config, settings):
     return FakeRun(settings)
 """
 
+INI = """
+[pytest]
+filterwarnings =
+    error
+    ignore:Call to deprecated create function:DeprecationWarning
+addopts = --strict-markers
+testpaths = tests_by_module
+"""
+
 INVENTORY = """
 all:
   vars:
@@ -90,7 +99,7 @@ class Suite:
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path = pytester.path
-        pytester.makeini("[pytest]\nfilterwarnings = error\naddopts = --strict-markers\ntestpaths = tests_by_module\n")
+        pytester.makeini(INI)
         pytester.makeconftest(CONFTEST)
         self.write("inventory/runtimes/fake.yaml", "engine: mocker\npackages: {ai-dynamo: 1.6.1}\n")
         self.write("inventory/models/tiny.yaml", "recipe: tiny\nserved_name: tiny\n")

@@ -1,4 +1,4 @@
-"""Runs of the real suite with a plant in place, and the judge of whether the plant was caught as its catalogue says."""
+"""Runs of the real suite with a plant in place."""
 
 import json
 import os
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fixtures.plants import Plant
+from fixtures.plants.plant import Plant
 from fixtures.tests.module_source import TESTS, checks_of
+from plugins.plants import modules_of
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("conftest.py", "pyproject.toml", "fixtures", "plugins", "inventory", TESTS)
@@ -77,45 +78,10 @@ def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_ne
     return PlantRun(done.returncode, json.loads(path.read_text(encoding="utf-8")), done.stdout)
 
 
-def short_form(plant: Plant) -> list[str]:
+def short_form(plant: type[Plant]) -> list[str]:
     """Node ids of the checks that the plant names, and of the smoke checks of their modules."""
     return [
         check.node_id
         for check in checks_of(ROOT)
-        if check.id in plant.checks or (check.module in plant.modules and check.smoke)
+        if check.id in plant.catches or (check.module in modules_of(plant) and check.smoke)
     ]
-
-
-def mistakes(plant: Plant, record: dict[str, Any], exit_status: int) -> list[str]:
-    """Why the run does not show that `plant` is caught; empty: each named check is red, for its reason, and no other.
-
-    Red is `failed`, or `error: blocked by ID` with a named ID: the bring-up that the plant broke.
-    """
-    found = []
-    broken: set[str] = set()
-    red: dict[str, list[str]] = {}
-    for check in record["checks"]:
-        name, outcome, reason = check["id"], check["outcome"], check["reason"]
-        if outcome not in ("failed", "error"):
-            continue
-        blocked = any(reason.startswith(f"blocked by {named}:") for named in plant.checks)
-        if outcome == "error" and not blocked:
-            found.append(f"{name} is an error: {reason}")
-            broken.add(name)
-        elif name in plant.checks:
-            red.setdefault(name, []).append(reason)
-        elif not blocked:
-            found.append(f"{name} is red as well: {reason}")
-    for name, word in plant.checks.items():
-        if name not in red and name not in broken:
-            outcomes = sorted({check["outcome"] for check in record["checks"] if check["id"] == name})
-            found.append(f"{name} stays {' and '.join(outcomes) or 'out: it did not run'}")
-        elif name in red and not any(word in reason for reason in red[name]):
-            found.append(f"{name} is red, but does not say {word!r}: {red[name][0]}")
-    if record["plant"] != plant.name:
-        found.append(f"the record is of the plant {record['plant']}")
-    if (record["verdict"], exit_status) != ("REJECTED", 1):
-        found.append(f"the verdict is {record['verdict']}, exit status {exit_status}")
-    found += [f"problem: {problem}" for problem in record["problems"]]
-    found += [f"tear-down: {error}" for error in record["tear_down_errors"]]
-    return found

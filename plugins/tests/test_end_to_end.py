@@ -33,7 +33,7 @@ ALL = ("tests_by_module/module_00_architecture", "tests_by_module/module_01_firs
     [
         (["dynamo_workerz: 3"], [], r"site-\w+\.yaml:\d+: unknown variable dynamo_workerz.*dynamo_workers"),
         (["dynamo_workers: 3"], [], r"site-\w+\.yaml:\d+: .*dynamo_workers"),
-        ([], ["--plant", "no_such_plant"], "there is no plant 'no_such_plant'; there are: "),
+        ([], ["--plant", "worker_absend"], "there is no plant 'worker_absend'; did you mean worker_absent or "),
     ],
     ids=["unknown variable", "duplicate key", "unknown plant"],
 )

@@ -4,15 +4,23 @@ Each plant runs against its named checks and the smoke checks of their modules. 
 plant against whole modules instead, and those that take long besides.
 """
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.plants import Plant, load_plants
+from fixtures.catalogue import load_catalogue
+from fixtures.deployments.stages import DECLARED
+from fixtures.plants.plant import Plant
 from fixtures.tests.module_source import TESTS, checks_of
-from plugins.tests.plant_run import ROOT, copy_of_the_suite, mistakes, run_suite, short_form
+from plugins.plants import CAUGHT, IN_PART, NOT_CAUGHT, judge, load_plants, modules_of
+from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite, short_form
 
 PLANTS = load_plants()
 
@@ -32,12 +40,13 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_of_the_suite(tmp_path_factory.mktemp("suite"))
 
 
-def test_plant_is_caught_and_nothing_else_turns_red(plant: Plant, whole: bool, suite: Path) -> None:
-    chosen = [f"{TESTS}/{module}" for module in plant.modules] if whole else short_form(plant)
+def test_plant_is_caught_and_nothing_else_turns_red(plant: type[Plant], whole: bool, suite: Path) -> None:
+    chosen = [f"{TESTS}/{module}" for module in modules_of(plant)] if whole else short_form(plant)
     chosen += ["-m", "not nightly"]  # the long form of a check has the same judge
     where = {"inventory": plant.inventory, "private_network": plant.private_network}
     run = run_suite(suite, *chosen, "--plant", plant.name, **where)
-    assert not mistakes(plant, run.record, run.exit_status), run.output
+    assert (run.record["plant"]["word"], run.exit_status) == (CAUGHT, 1), run.output
+    assert run.record["plant"]["line"] in run.output.splitlines()
 
 
 def test_clean_run_is_accepted(suite: Path) -> None:
@@ -54,21 +63,34 @@ def test_clean_run_in_a_network_of_its_own_is_accepted(suite: Path) -> None:
     assert not run.record["tear_down_errors"], run.output
 
 
-def test_plants_name_checks_and_classes_that_exist() -> None:
-    known = {check.id for check in checks_of(ROOT)}
+def test_plants_name_checks_and_failures_that_exist() -> None:
+    known, failures = {check.id for check in checks_of(ROOT)}, set(load_catalogue())
+    inventories = {path.stem for path in (ROOT / "inventory").glob("*.yaml")}
     for plant in PLANTS.values():
-        assert plant.checks, f"{plant.name} names no check"
-        assert plant.checks.keys() <= known, (
-            f"{plant.name} names checks that do not exist: {plant.checks.keys() - known}"
-        )
-        plant.stages()  # raises LookupError when there is no class of its name
+        assert plant.catches and all(plant.catches.values()), f"{plant.name} catches nothing, or says no word"
+        assert plant.catches.keys() <= known, f"{plant.name}: there is no {plant.catches.keys() - known}"
+        assert failures.issuperset(plant.failures), f"{plant.name}: not in fixtures/catalogue.yaml: {plant.failures}"
+        assert plant.inventory in inventories, f"{plant.name}: there is no inventory/{plant.inventory}.yaml"
+        assert plant.does.endswith("."), f"{plant.name}: its docstring begins with no sentence: {plant.does!r}"
+
+
+def test_plants_name_deployments_and_points_that_checks_have() -> None:
+    """Text of the checks holds each name up to what a pattern leaves open; the names of engines are made there."""
+    files = [path for path in (ROOT / TESTS).glob("*/*.py") if not path.name.startswith("plants")]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    for plant in PLANTS.values():
+        points = {each.point for each in map(partial(getattr, plant), dir(plant)) if hasattr(each, "point")}
+        for name in (*plant.on, *points):
+            assert name == DECLARED or re.search(rf'["{{]{re.escape(name.rstrip("*"))}', text), f"{plant.name}: {name}"
 
 
 # the judge itself: a made-up record of a plant that was caught, and what each change to it must be told as
 
-CAUGHT = Plant(
-    "made_up", "breaks the bring-up", {"M90-01": "no lease", "M90-02": "too late"}, ("module_90_made_up",), (), False
-)
+
+class MadeUp(Plant):
+    """Breaks the bring-up."""
+
+    catches = {"M90-01": "no lease", "M90-02": "too late"}  # noqa: RUF012
 
 
 def made_up_record() -> dict[str, Any]:
@@ -76,8 +98,8 @@ def made_up_record() -> dict[str, Any]:
         return {"id": name, "case": "", "outcome": outcome, "reason": reason}
 
     return {
-        "plant": "made_up",
         "verdict": "REJECTED",
+        "exit_status": 1,
         "problems": [],
         "tear_down_errors": [],
         "checks": [
@@ -95,7 +117,12 @@ def changed(number: int, **fields: str) -> Callable[[dict[str, Any]], None]:
 
 
 def test_judge_is_content_with_a_plant_that_is_caught() -> None:
-    assert mistakes(CAUGHT, made_up_record(), 1) == []
+    found = judge(MadeUp, made_up_record())
+    assert (found.word, found.why_not, found.line) == (
+        CAUGHT,
+        (),
+        "plant made_up: CAUGHT by M90-01, M90-02, as expected",
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +130,7 @@ def test_judge_is_content_with_a_plant_that_is_caught() -> None:
     [
         pytest.param(changed(0, outcome="passed", reason=""), "M90-01 stays passed", id="stays-green"),
         pytest.param(changed(1, outcome="not_covered"), "M90-02 stays not_covered", id="not-covered"),
-        pytest.param(lambda record: record["checks"].pop(1), "M90-02 stays out: it did not run", id="did-not-run"),
+        pytest.param(lambda record: record["checks"].pop(1), "M90-02 did not run", id="did-not-run"),
         pytest.param(changed(2, outcome="failed", reason="why"), "M90-03 is red as well: why", id="red-elsewhere"),
         pytest.param(changed(1, reason="it is wrong"), "does not say 'too late': it is wrong", id="wrong-word"),
         pytest.param(
@@ -114,7 +141,7 @@ def test_judge_is_content_with_a_plant_that_is_caught() -> None:
         ),
         pytest.param(changed(3, reason="blocked by M90-03: x"), "M90-04 is an error: blocked", id="blocked-by-another"),
         pytest.param(lambda record: record.update(verdict="INCOMPLETE"), "the verdict is INCOMPLETE", id="verdict"),
-        pytest.param(lambda record: record.update(plant=None), "the record is of the plant None", id="no-plant"),
+        pytest.param(lambda record: record.update(exit_status=0), "REJECTED, exit status 0", id="exit-status"),
         pytest.param(lambda record: record["problems"].append("p"), "problem: p", id="problem"),
         pytest.param(lambda record: record["tear_down_errors"].append("left"), "tear-down: left", id="tear-down"),
     ],
@@ -122,9 +149,75 @@ def test_judge_is_content_with_a_plant_that_is_caught() -> None:
 def test_judge_tells_what_is_wrong(change: Callable[[dict[str, Any]], object], told: str) -> None:
     record = made_up_record()
     change(record)
-    found = mistakes(CAUGHT, record, 1)
-    assert len(found) == 1 and told in found[0], found
+    found = judge(MadeUp, record)
+    assert found.word == NOT_CAUGHT and len(found.why_not) == 1 and told in found.why_not[0], found
+    assert found.line == f"plant made_up: NOT CAUGHT: {found.why_not[0]}"
 
 
-def test_judge_wants_the_exit_status_of_a_rejected_run() -> None:
-    assert mistakes(CAUGHT, made_up_record(), 0) == ["the verdict is REJECTED, exit status 0"]
+def test_judge_says_which_checks_were_not_selected() -> None:
+    record = made_up_record()
+    del record["checks"][1]
+    found = judge(MadeUp, record, {"M90-01", "M90-03", "M90-04", "M90-05"})
+    assert found.word == IN_PART
+    assert found.line == "plant made_up: CAUGHT IN PART, by M90-01; not selected: M90-02"
+
+
+def test_judge_says_that_no_check_was_selected() -> None:
+    record = made_up_record() | {"verdict": "ACCEPTED", "exit_status": 0}
+    record["checks"] = record["checks"][2:3]
+    found = judge(MadeUp, record, {"M90-03"})
+    assert found.word == NOT_CAUGHT
+    assert found.line.endswith("NOT CAUGHT: none of the checks that must catch it was selected: M90-01, M90-02")
+
+
+def test_the_line_of_a_plant_holds_three_reasons_and_only_their_first_lines() -> None:
+    record = made_up_record()
+    record["problems"] = [f"problem {number}\nmore of it" for number in range(5)]
+    line = judge(MadeUp, record).line
+    assert line.endswith("problem: problem 0; problem: problem 1; problem: problem 2; and 2 more in run.json")
+
+
+def test_two_plants_of_one_name_are_refused(suite_of_plants: Callable[..., str]) -> None:
+    assert "two plants are called broken" in suite_of_plants(FIRST, FIRST)
+
+
+def test_a_part_of_plants_is_no_plant(suite_of_plants: Callable[..., str]) -> None:
+    assert suite_of_plants(FIRST, SECOND) == "broken other_name"
+
+
+FIRST = """
+from fixtures.plants.plant import Plant
+class Part(Plant): ...
+class Broken(Part):
+    "Breaks it."
+    catches = {"M00-01": "word"}
+"""
+SECOND = """
+from fixtures.plants.plant import Plant
+from tests_by_module.module_00_one.plants import Broken
+class Other(Broken):
+    "Breaks something else."
+    name = "other_name"
+    catches = {"M01-01": "word"}
+"""
+LISTS = "from plugins.plants import load_plants; from pathlib import Path; print(*load_plants(Path('.')))"
+
+
+@pytest.fixture
+def suite_of_plants(tmp_path: Path) -> Callable[..., str]:
+    """Gives the names of the plants in these files, one a module, or the error."""
+
+    (tmp_path / TESTS).mkdir()
+    (tmp_path / TESTS / "__init__.py").touch()
+
+    def listed(*files: str) -> str:
+        for number, text in enumerate(files):
+            package = tmp_path / TESTS / f"module_0{number}_{('one', 'two')[number]}"
+            package.mkdir()
+            (package / "plants.py").write_text(text, encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        command = [sys.executable, "-W", "ignore", "-c", LISTS]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        return (done.stdout + done.stderr).strip()
+
+    return listed

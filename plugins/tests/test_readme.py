@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fixtures.plants import Plant, load_plants
+from fixtures.plants.plant import Plant
 from plugins.marks import MARKERS
+from plugins.plants import load_plants
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -19,17 +20,19 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-def on_its_inventory(plant: Plant) -> str:
+def on_its_inventory(plant: type[Plant]) -> str:
     """What the command needs besides, where the embedded default does not cover the plant's checks."""
     return "" if plant.inventory == "local" else f" --inventory inventory/{plant.inventory}.yaml"
 
 
-def test_track_record_is_the_catalogue():
-    told = {row[0]: row[1:] for row in rows("Track record: every detector proven by sabotage")}
+def test_track_record_is_the_plants():
+    told = {
+        name: [does.lower(), *rest] for name, does, *rest in rows("Track record: every detector proven by sabotage")
+    }
     is_so = {
         plant.name: [
-            plant.does,
-            ", ".join(plant.checks),
+            plant.does.removesuffix(".").lower(),
+            ", ".join(plant.catches),
             ", ".join(map(str, plant.failures)) or "–",  # noqa: RUF001
             f"`--plant {plant.name}{on_its_inventory(plant)}`",
         ]

@@ -252,28 +252,74 @@ RED = """
 
     @pytest.mark.check("M{number}-03")
     def test_workers(): assert 0, "a worker is missing"
+
+    @pytest.mark.check("M{number}-04")
+    def test_frontend(): pass
+"""
+PLANTS = """
+    from fixtures.plants.plant import Plant
+
+    class WorkerAbsent(Plant):
+        "One worker is never started."
+        catches = {"M00-03": "missing"}
+
+    class FrontendAbsent(Plant):
+        "The frontend is never started."
+        catches = {"M00-03": "missing", "M00-04": "frontend"}
 """
 
 
-def test_a_plant_runs_its_modules_and_is_recorded(suite):
+@pytest.fixture
+def planting(suite):
     for number, name in (("00", "architecture"), ("01", "first_inference")):
         suite.write(f"tests_by_module/module_{number}_{name}/__init__.py", "")
         suite.write(f"tests_by_module/module_{number}_{name}/test_it.py", RED.replace("{number}", number))
-    result = suite.run("--plant", "worker_absent", "--inventory", "inventory/local.yaml", "-n", "2")
+    suite.write("tests_by_module/module_00_architecture/plants.py", PLANTS)
+    return suite
+
+
+def test_a_plant_runs_its_modules_and_is_said_to_be_caught(planting):
+    result = planting.run("--plant", "worker_absent", "--inventory", "inventory/local.yaml", "-n", "2")
     assert result.ret == 1
     assert result.outlines[-1].startswith(
-        "REJECTED for the part selected (profile fake, plant worker_absent): 0 passed, 1"
+        "REJECTED for the part selected (profile fake, plant worker_absent): 1 passed, 1"
     )
-    assert suite.record()["plant"] == "worker_absent"
-    assert suite.outcomes() == {"M00-03": "failed"}
+    assert result.outlines[-3] == "plant worker_absent: CAUGHT by M00-03, as expected"
+    told = planting.record()["plant"]
+    assert (told["name"], told["word"], told["by"]) == ("worker_absent", "caught", ["M00-03"])
+    assert planting.outcomes() == {"M00-03": "failed", "M00-04": "passed"}
+    page = (planting.latest / "report.html").read_text(encoding="utf-8")
+    assert "worker_absent: CAUGHT by M00-03, as expected" in page
 
 
-def test_plants_are_listed_for_a_machine_to_read(suite):
-    result = suite.run("--list-plants")
+@pytest.mark.parametrize(
+    ("keyword", "line"),
+    [
+        ("", "NOT CAUGHT: M00-04 stays passed"),
+        ("M00-03", "CAUGHT IN PART, by M00-03; not selected: M00-04"),
+        ("M00-04", "NOT CAUGHT: M00-04 stays passed; the verdict is ACCEPTED, exit status 0"),
+        ("nothing", "NOT CAUGHT: none of the checks that must catch it was selected: M00-03, M00-04"),
+    ],
+)
+def test_a_plant_that_is_not_caught_is_said_to_be_none(planting, keyword, line):
+    result = planting.run("--plant", "frontend_absent", "-k", keyword)
+    assert f"plant frontend_absent: {line}" in result.outlines
+    assert planting.record()["plant"]["line"] == f"plant frontend_absent: {line}"
+
+
+def test_plants_are_listed_for_a_machine_to_read(planting):
+    result = planting.run("--list-plants")
     assert result.ret == 0
-    lines = [line.split("\t") for line in result.outlines]
-    assert all(len(line) == 3 for line in lines)
-    assert ["worker_absent", "M00-03"] in [line[:2] for line in lines]
+    assert [line.split("\t") for line in result.outlines] == [
+        ["worker_absent", "M00-03", "One worker is never started."],
+        ["frontend_absent", "M00-03,M00-04", "The frontend is never started."],
+    ]
+
+
+def test_without_a_plant_no_file_of_plants_is_read(planting):
+    planting.write("tests_by_module/module_00_architecture/plants.py", "raise RuntimeError('it was read')")
+    planting.run("-k", "M00-04").stdout.fnmatch_lines(["*1 passed*"])
+    assert "it was read" in str(planting.run("--plant", "any").stderr)
 
 
 def test_a_dry_run_prints_commands_and_runs_nothing(suite):
@@ -287,10 +333,3 @@ def test_a_dry_run_prints_commands_and_runs_nothing(suite):
 def test_keep_says_how_to_take_it_down(suite):
     suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
     suite.run("--keep").stdout.fnmatch_lines(["*kept running*", "take it down: by hand", "ACCEPTED*"])
-
-
-def test_plants_and_checks_name_failures_of_the_catalogue():
-    from fixtures.catalogue import load_catalogue
-    from fixtures.plants import load_plants
-
-    assert {number for plant in load_plants().values() for number in plant.failures} <= set(load_catalogue())

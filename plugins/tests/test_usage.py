@@ -99,4 +99,4 @@ def test_an_unknown_marker_is_an_error(green):
 
 
 def test_an_unknown_plant(green):
-    assert "there is no plant 'no-such-plant'; there are:" in refused(green, "--plant", "no-such-plant")
+    assert "there is no plant 'no-such-plant'; --list-plants names all" in refused(green, "--plant", "no-such-plant")

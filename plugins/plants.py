@@ -1,0 +1,122 @@
+"""Plants: which there are, and whether a run has caught the one that was planted in it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plugins.checks import TESTS
+
+if TYPE_CHECKING:
+    from fixtures.plants.plant import Plant
+
+ROOT = Path(__file__).parents[1]
+SAID = 3  # reasons in the terminal's one line
+CAUGHT, IN_PART, NOT_CAUGHT = "caught", "caught in part", "not caught"
+
+
+def load_plants(root: Path = ROOT) -> dict[str, type[Plant]]:
+    """The plants by name: each class with `catches` in a module's plants*.py. `root` is on sys.path.
+
+    Raises ValueError when two have one name.
+    """
+    from fixtures.plants.plant import Plant
+
+    plants: dict[str, type[Plant]] = {}
+    for path in sorted((root / TESTS).glob("module_*/plants*.py")):
+        module = importlib.import_module(f"{TESTS}.{path.parent.name}.{path.stem}")
+        for found in vars(module).values():
+            own = isinstance(found, type) and issubclass(found, Plant) and found.__module__ == module.__name__
+            if own and "catches" in vars(found):
+                if other := plants.get(found.name):
+                    raise ValueError(f"two plants are called {found.name}: in {other.__module__} and {module.__name__}")
+                plants[found.name] = found
+    return plants
+
+
+def plant_of(name: str, root: Path = ROOT) -> type[Plant]:
+    """The plant of that name. Raises LookupError, which names those that are called alike."""
+    plants = load_plants(root)
+    if name not in plants:
+        near = difflib.get_close_matches(name, plants, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise LookupError(f"there is no plant {name!r}; {meant}--list-plants names all {len(plants)}")
+    return plants[name]
+
+
+def modules_of(plant: type[Plant], root: Path = ROOT) -> tuple[str, ...]:
+    """The packages of the checks that it must turn red; of a package that is not there, the check's id."""
+    packages = {path.name[7:9]: path.name for path in (root / TESTS).glob("module_*")}
+    return tuple(dict.fromkeys(packages.get(check_id[1:3], check_id) for check_id in plant.catches))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a run has caught its plant: `word` is CAUGHT, IN_PART or NOT_CAUGHT."""
+
+    plant: str
+    word: str
+    by: tuple[str, ...]  # ids of the checks that are red for its reason
+    why_not: tuple[str, ...]  # a sentence on each thing that is otherwise than expected
+    not_selected: tuple[str, ...]  # ids of the checks that it names and the run did not select
+
+    @property
+    def line(self) -> str:
+        """The line of the terminal."""
+        begin = f"plant {self.plant}: {self.word.upper()}"
+        if self.word == NOT_CAUGHT:
+            reasons = [each.splitlines()[0] for each in self.why_not[:SAID]]
+            more = len(self.why_not) - len(reasons)
+            return f"{begin}: {'; '.join(reasons)}{f'; and {more} more in run.json' if more else ''}"
+        if self.word == IN_PART:
+            return f"{begin}, by {', '.join(self.by)}; not selected: {', '.join(self.not_selected)}"
+        return f"{begin} by {', '.join(self.by)}, as expected"
+
+    def record(self) -> dict[str, Any]:
+        """The plant section of run.json."""
+        lists = {"by": list(self.by), "why_not": list(self.why_not), "not_selected": list(self.not_selected)}
+        return {"name": self.plant, "word": self.word, **lists, "line": self.line}
+
+
+def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] | None = None) -> Judgement:
+    """Whether the run of this record (run.json, with its verdict) has caught `plant`.
+
+    It has when each check that the plant names is red for its reason, and no other. Red is `failed`, or `error:
+    blocked by ID` with a named ID: the bring-up that the plant broke. `selected`: the ids of the checks that the run
+    selected, None for all.
+    """
+    found = []
+    broken: set[str] = set()
+    red: dict[str, list[str]] = {}
+    for check in record["checks"]:
+        name, outcome, reason = check["id"], check["outcome"], check["reason"]
+        if outcome not in ("failed", "error"):
+            continue
+        blocked = any(reason.startswith(f"blocked by {named}:") for named in plant.catches)
+        if outcome == "error" and not blocked:
+            found.append(f"{name} is an error: {reason}")
+            broken.add(name)
+        elif name in plant.catches:
+            red.setdefault(name, []).append(reason)
+        elif not blocked:
+            found.append(f"{name} is red as well: {reason}")
+    not_selected = tuple(name for name in plant.catches if selected is not None and name not in selected)
+    for name, word in plant.catches.items():
+        if name not in red and name not in broken and name not in not_selected:
+            outcomes = sorted({check["outcome"] for check in record["checks"] if check["id"] == name})
+            found.append(f"{name} stays {' and '.join(outcomes)}" if outcomes else f"{name} did not run")
+        elif name in red and not any(word in reason for reason in red[name]):
+            found.append(f"{name} is red, but does not say {word!r}: {red[name][0]}")
+    if len(not_selected) == len(plant.catches):
+        found.append(f"none of the checks that must catch it was selected: {', '.join(not_selected)}")
+    elif (record["verdict"], record["exit_status"]) != ("REJECTED", 1):
+        found.append(f"the verdict is {record['verdict']}, exit status {record['exit_status']}")
+    found += [f"problem: {problem}" for problem in record["problems"]]
+    found += [f"tear-down: {error}" for error in record["tear_down_errors"]]
+    word = NOT_CAUGHT if found else IN_PART if not_selected else CAUGHT
+    by = tuple(name for name, said in plant.catches.items() if any(said in reason for reason in red.get(name, ())))
+    return Judgement(plant.name, word, by, tuple(found), not_selected)

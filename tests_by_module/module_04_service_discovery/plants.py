@@ -1,0 +1,185 @@
+"""Plants that prove the checks of module 04."""
+
+import signal
+
+from fixtures.deadline import Deadline, wait_until
+from fixtures.deployments.deployment import Deployment
+from fixtures.plants.background import Background, LeasesRenewed
+from fixtures.plants.lab import OnTheLab, Unreachable
+from fixtures.plants.plant import Plant, SettingsPlant, point, with_env
+from fixtures.plants.processes import JoiningWorkerCrashes
+from fixtures.services.control_plane import Etcd
+from fixtures.services.dynamo import Worker
+
+OTHER_LOOPBACK = "127.0.0.2"
+
+
+class EtcdNotReachableFromOthers(Plant):
+    """etcd listens on a loopback address of its own instead of its node's data address."""
+
+    catches = {"M00-04": "data address", "M04-12": "does not reach"}
+    failures = (27,)
+
+    def planned(self, deployment: Deployment) -> None:
+        assert deployment.etcd is not None
+        deployment.etcd.listen_address = OTHER_LOOPBACK
+        for each in (deployment, *deployment.frontends, *deployment.workers):
+            each.settings = each.settings.but(etcd_url=deployment.etcd.url)
+
+
+class LeaseNotRenewed(Plant):
+    """A worker is stopped with SIGSTOP, so that its lease runs out while the process is there."""
+
+    catches = {"M00-03": "missing", "M04-02": "not renewed"}
+    failures = (17,)
+
+    def __init__(self) -> None:
+        self.victim: Worker | None = None
+
+    def serving(self, deployment: Deployment) -> None:
+        self.victim = deployment.workers[-1]
+        self.victim.require_process().signal(signal.SIGSTOP)
+        wait_until(
+            lambda: (len(deployment.registered_workers()) < len(deployment.workers) or None, "still registered"),
+            Deadline(deployment.settings.lease_ttl_s + 10, "the stopped worker's lease to run out"),
+        )
+
+    def undo(self) -> None:
+        if self.victim and self.victim.is_alive():
+            self.victim.require_process().signal(signal.SIGCONT)
+
+
+class LeaseTtlIgnored(SettingsPlant):
+    """A worker asks for a lease of 9 s instead of the one that is set."""
+
+    catches = {"M04-02": "granted for 9 s"}
+    last_worker = {"lease_ttl_s": 9}
+
+
+class StaleInstanceKey(Plant):
+    """An instance key without a lease and without a process is left in etcd."""
+
+    catches = {"M00-03": "nothing listens", "M04-01": "model card", "M04-13": "stale"}
+    failures = (20, 21)
+
+    def serving(self, deployment: Deployment) -> None:
+        template = deployment.registered_workers()[0]
+        dead_id = template.instance_id + 0xFFFF
+        key = template.instance_key.name.replace(template.hex_id, f"{dead_id:x}")
+        # port 9 is "discard": nothing listens there
+        value = template.instance_key.value.decode().replace(template.hex_id, f"{dead_id:x}")
+        value = value.replace(str(template.instance_id), str(dead_id)).replace(f":{template.port}/", ":9/")
+        with deployment.etcd_client() as etcd:
+            etcd.put(key, value)
+
+
+class FrontendIgnoresItsNamespace(SettingsPlant):
+    """The frontend is started without a namespace, so that it serves those of others as well."""
+
+    catches = {"M04-08": "another namespace"}
+    failures = (28,)
+    frontend = {"namespace": ""}
+
+
+class CrashOnSigterm(JoiningWorkerCrashes):
+    """A worker that joins dies on SIGTERM without giving back its lease."""
+
+    catches = {"M04-03": "model card", "M04-04": "key_gone_after_sigterm_s"}
+    failures = (21,)
+
+
+class JoiningWorkerGetsNoRequests(SettingsPlant):
+    """A worker that joins serves another model, so that it is never given a request."""
+
+    catches = {"M04-07": "to serve a request"}
+    joining_worker = {"model_name": "a-model-that-nobody-asks-for"}
+
+
+class EtcdLosesItsData(Plant):
+    """etcd is started again on an empty data directory."""
+
+    catches = {"M04-09": "registrations were lost", "M04-16": "registrations were lost"}
+    failures = (16,)
+
+    @point("module_04.restarting")
+    def empty(self, etcd: Etcd) -> Etcd:
+        etcd.node.run(["rm", "-rf", etcd.data], deadline=Deadline(10, "the data to go"))
+        return etcd
+
+
+class EtcdDataDamaged(Plant):
+    """etcd is started again on a data directory that was overwritten while it was away."""
+
+    catches = {"M04-09": "before it was ready", "M04-10": "before it was ready", "M04-16": "before it was ready"}
+    failures = (16,)
+
+    @point("module_04.restarting")
+    def damage(self, etcd: Etcd) -> Etcd:
+        etcd.node.put(f"{etcd.data}/member/snap/db", b"this is no database" * 1000)
+        return etcd
+
+
+class LeaseRenewedByAnother(LeasesRenewed):
+    """Something else renews every lease, also those of dead workers."""
+
+    catches = {
+        "M04-05": "key_gone_beyond_ttl_s",
+        "M04-06": "key_gone_beyond_ttl_s",
+        "M04-07": "requests failed",
+        "M04-13": "stale",
+        "M04-17": "cannot be fetched",
+    }
+    failures = (20, 21)
+
+
+class EtcdStalls(Background):
+    """etcd is stopped and continued in pulses, as on a disk that stalls.
+
+    Pulses shorter than a lease, and time to answer between them: nothing is lost yet, but answers come late.
+
+    A pulse and the time after it are together shorter than the check's series of writes, so that one falls into it.
+    """
+
+    catches = {"M04-11": "put_ms_max"}
+    failures = (25,)
+
+    STALL_S, BETWEEN_S = 0.9, 1.0
+
+    def go_on(self, deployment: Deployment) -> None:
+        assert deployment.etcd is not None
+        process = deployment.etcd.require_process()
+        while not self._ended.wait(self.BETWEEN_S) and process.is_alive():
+            process.signal(signal.SIGSTOP)
+            self._ended.wait(self.STALL_S)
+            process.signal(signal.SIGCONT)
+
+
+class DefaultLeaseOfAMinute(SettingsPlant):
+    """Where the lease that is Dynamo's default is looked at, it is a minute long, so that a known defect is not
+    there.
+    """
+
+    catches = {"M04-16": "unexpectedly passes"}
+    on = ("module_04.default-lease",)
+    frontend = worker = {"lease_ttl_s": 60}
+
+
+class EtcdNotReachedFromOneNode(Unreachable):
+    """Processes on the node that clients run on may not connect to etcd."""
+
+    catches = {"M04-12": "client-01 does not reach etcd"}
+    failures = (27,)
+
+    def planned(self, deployment: Deployment) -> None:
+        self.forbid(self.client, deployment.settings.etcd_url)
+
+
+class JoiningWorkerOnLoopback(OnTheLab):
+    """A worker that joins on a node without the frontend registers 127.0.0.1."""
+
+    catches = {"M04-15": "to serve a request"}
+    failures = (27, 73)
+
+    def joining(self, worker: Worker) -> Worker:
+        away = worker.node.name == self.victim.name
+        return with_env(worker, {"DYN_TCP_RPC_HOST": "127.0.0.1"}) if away else worker
