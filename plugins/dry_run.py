@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plugins.checks import TESTS
+from fixtures.basics.check_source import TESTS
 from plugins.keys import INVENTORY
 from plugins.marks import arguments, module_of
 from plugins.terminal import clean

@@ -11,9 +11,9 @@ import pytest
 from fixtures.measure import Measurement, Threshold
 
 if TYPE_CHECKING:
+    from fixtures.basics.check_source import KnownCheck
     from fixtures.inventory.model import Inventory
     from fixtures.plants.plant import Plant
-    from plugins.checks import KnownCheck
     from plugins.interruption import Interruption
     from plugins.record import Recorder
 

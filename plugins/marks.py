@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from fixtures.basics.check_source import CHECK_ID, MODULE, TESTS
 from fixtures.catalogue import load_catalogue
-from fixtures.probes.capabilities import ALL_CAPABILITIES
-from plugins.checks import CHECK_ID, MODULE, TESTS
+from fixtures.inventory.requires import CAPABILITIES
 from plugins.keys import PLANT, settings_of
 from plugins.options import only_shows
 from plugins.plants import modules_of
@@ -18,7 +18,7 @@ from plugins.plants import modules_of
 MARKERS = {
     "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "
     "known failures (fixtures/catalogue.yaml) that look like its failure",
-    "needs(*capabilities, role=None)": f"what must be there, else it is not covered: {', '.join(ALL_CAPABILITIES)}; "
+    "needs(*capabilities, role=None)": f"what must be there, else it is not covered: {', '.join(CAPABILITIES)}; "
     "asked of the nodes that have the role, or of all",
     "known_defect(issue, versions, shows, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the "
     "check with a text in which the regular expression `shows` is found; any other failure rejects",
@@ -114,8 +114,8 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         found.append(f"check id {check['id']} is taken by {owners[check['id']]}")
     if unknown := [str(number) for number in check.get("causes", ()) if number not in catalogue]:
         found.append(f"causes: {', '.join(unknown)} not in fixtures/catalogue.yaml")
-    if unknown := sorted(needed - set(ALL_CAPABILITIES)):
-        found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(ALL_CAPABILITIES)}")
+    if unknown := sorted(needed - set(CAPABILITIES)):
+        found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(CAPABILITIES)}")
     if defect is not None:
         missing = [key for key in DEFECT if not isinstance(defect.get(key), str)]
         if missing:

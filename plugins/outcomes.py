@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from fixtures.basics.check_source import title_of
 from fixtures.catalogue import load_catalogue
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
-from plugins.checks import title_of
 from plugins.durations import shared_setup_s
 from plugins.evidence import slugify
 from plugins.keys import CHECK, INTERRUPTION, RUN, TOLD, WAITED_S, CheckState, settings_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugins.checks import TESTS
+from fixtures.basics.check_source import TESTS
 
 if TYPE_CHECKING:
     from fixtures.plants.plant import Plant

@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from fixtures.basics.check_source import TESTS
 from fixtures.nodes.redact import redacted
-from plugins.checks import TESTS
 from plugins.keys import CHECK, INTERRUPTION, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
 from plugins.outcomes import INTERRUPTED, record_of

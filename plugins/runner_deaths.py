@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from fixtures.basics.check_source import TESTS
 from fixtures.deadline import Deadline
-from plugins.checks import TESTS
 from plugins.keys import RECORDER
 from plugins.outcomes import INTERRUPTED
 from plugins.verdict import label

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugins.checks import TESTS
+from fixtures.basics.check_source import TESTS
 from plugins.keys import RECORDER, settings_of
 from plugins.lifecycle import ALONE_ON_NODES
 from plugins.runner_deaths import RunnerDeaths

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plugins.checks import TESTS
+from fixtures.basics.check_source import TESTS
 from plugins.keys import Settings, recorder_of
 from plugins.outcomes import first_line
 from plugins.verdict import by_reason, label

@@ -126,7 +126,7 @@ def inventory(tree: Path, installed: str) -> Callable[..., str]:
     def write(*lines: str, cluster: tuple[str, ...] = (), **replaced: str) -> str:
         text = LOCAL + "".join(f"      {line}\n" for line in lines)
         if cluster:  # an attached deployment is never disturbed, so only what needs no disturbing can be required
-            text = re.sub(r"dynamo_requires:\n(\s+- .*\n)+", 'dynamo_requires: [M00-*, "!M00-1[0-5]"]\n', text)
+            text = re.sub(r"dynamo_requires: .*", 'dynamo_requires: [M00-*, "!multi_node"]', text)
         text = text.replace("  vars:\n", "  vars:\n" + "".join(f"    {line}\n" for line in cluster))
         for name, value in replaced.items():
             text = re.sub(rf"(?m)^(\s+{name}:).*$", lambda found, v=value: f"{found[1]} {v}", text)

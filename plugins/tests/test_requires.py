@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.basics.check_source import read_checks
 from fixtures.inventory import Inventory, load
 from fixtures.inventory.discover import Found, draft, parse, spec_of
 from fixtures.probes.capabilities import CapabilityTable
 from fixtures.tests.module_source import checks_of
 from fixtures.tests.test_inventory_discover import MADE_UP_LAPTOP, MADE_UP_SPARK
-from plugins.checks import read_checks, required_ids
+from plugins.checks import required_ids
 from plugins.tests.children import ROOT
 
 SHIPPED = sorted(path.name for path in (ROOT / "inventory").glob("*.yaml") if ".thresholds." not in path.name)

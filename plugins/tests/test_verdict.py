@@ -2,7 +2,8 @@
 
 import pytest
 
-from plugins.checks import KnownCheck, required_ids
+from fixtures.basics.check_source import KnownCheck
+from plugins.checks import required_ids
 from plugins.verdict import decide
 
 
