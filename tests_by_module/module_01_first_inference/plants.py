@@ -28,7 +28,7 @@ class WrongRuntimeVersion(Plant):
 class ModuleMissing(Plant):
     """A module that the runtime is declared to carry is deleted from a copy of its environment.
 
-    Works on this machine only: the environment is copied by hard links, and the copy is damaged.
+    It works on this machine only: it copies the environment by hard links and damages the copy.
     """
 
     catches = {"M01-02": "does not import"}
@@ -55,7 +55,7 @@ class NatsSlowToStart(Plant):
 class AnswerWithoutText(CorruptingProxy):
     """A proxy in front of the frontend takes the text out of answers.
 
-    Of whole answers only: the chunk of a stream that has usage has no choices.
+    Whole answers only: the chunk of a stream that has usage has no choices.
     """
 
     catches = {"M01-06": "no text"}

@@ -135,9 +135,8 @@ class LeaseRenewedByAnother(LeasesRenewed):
 class EtcdStalls(Background):
     """etcd is stopped and continued in pulses, as on a disk that stalls.
 
-    Pulses shorter than a lease, and time to answer between them: nothing is lost yet, but answers come late.
-
-    A pulse and the time after it are together shorter than the check's series of writes, so that one falls into it.
+    A pulse is shorter than a lease, and etcd answers between pulses: nothing is lost, but answers come late. A pulse
+    and the time after it are together shorter than the check's series of writes, so that one pulse falls into it.
     """
 
     catches = {"M04-11": "put_ms_max"}

@@ -51,7 +51,7 @@ class NatsLosesItsStore(Plant):
 class SlowConsumersUnnoticed(Plant):
     """NATS has limits so wide that a subscriber which never reads is not cut off.
 
-    Limits so wide that a subscriber which never reads fills the server's memory instead of being cut off.
+    Such a subscriber fills the server's memory instead.
     """
 
     catches = {"M05-05": "slow consumer"}
@@ -63,10 +63,7 @@ class SlowConsumersUnnoticed(Plant):
 
 
 class MonitorOfAnotherServer(Plant):
-    """What is taken for a NATS server's monitor belongs to another server.
-
-    Somebody else's server answers at the address that is taken for this one's monitor.
-    """
+    """What is taken for a NATS server's monitor belongs to another server."""
 
     catches = {"M05-05": "slow consumer", "M05-06": "/varz counted"}
 
@@ -87,10 +84,7 @@ class MonitorOfAnotherServer(Plant):
 
 
 class NatsComesBackElsewhere(Plant):
-    """The deployment's NATS is started again on another port than its clients know.
-
-    The deployment's NATS is started again on another port than the one that its clients were told.
-    """
+    """The deployment's NATS is started again on another port than its clients know."""
 
     catches = {"M05-14": "no KV event", "M05-15": "not served again"}
     failures = (7,)
@@ -122,7 +116,7 @@ class KvEventsNotPublished(WithoutPrefixCaching):
 class BlockSizeOfOneWorkerDiffers(Plant):
     """Of two workers one has blocks of 32 tokens instead of 64.
 
-    Only where a check asks two workers the same in turn: the frontend leaves out whichever came second.
+    Only where a check asks two workers in turn: the frontend refuses the one that registers second.
     """
 
     catches = {"M05-11": "block sizes"}
@@ -140,7 +134,7 @@ class BlockSizeOfOneWorkerDiffers(Plant):
 class RequestPlaneIgnored(SettingsPlant):
     """Frontend and workers send requests over tcp although the request plane is set to NATS.
 
-    By both sides: a worker on another plane than the frontend is not served at all.
+    Both sides change: a frontend does not find a worker on another plane.
     """
 
     catches = {"M05-13": "expected on NATS", "M05-15": "did not go over NATS"}
@@ -159,10 +153,7 @@ class DurableEventsOnlyAtTheRouter(SettingsPlant):
 
 
 class StreamForgottenByTheRouter(SettingsPlant):
-    """The worker of the older Dynamo puts KV events into JetStream, and the router does not read them there.
-
-    The frontend of the older Dynamo is not told that KV events are durable: nobody consumes them.
-    """
+    """The worker of the older Dynamo puts KV events into JetStream, and the router does not read them there."""
 
     catches = {"M05-17": "not consumed", "M05-18": "kv_hit_rate"}
     failures = (11,)
@@ -173,7 +164,7 @@ class StreamForgottenByTheRouter(SettingsPlant):
 class KvEventSentTwice(OnTheWire):
     """Every KV event is sent a second time.
 
-    Each KV event once more, as after a reconnection that repeats what was sent already.
+    A reconnection that repeats what was sent already does the same.
     """
 
     catches = {"M05-10": "came twice"}
@@ -192,7 +183,7 @@ class KvEventSentTwice(OnTheWire):
 class EventsOnAnOldSubject(OnTheWire):
     """Events appear on the subject that an older Dynamo uses.
 
-    Metrics of a worker appear a second time, on the subject that versions up to 1.3 use.
+    A worker's metrics appear a second time, on the subject that versions up to 1.3 use.
     """
 
     catches = {"M05-07": "unknown to this version"}
@@ -207,7 +198,7 @@ class EventsOnAnOldSubject(OnTheWire):
 class StreamThatNobodyEmpties(OnTheWire):
     """A JetStream stream takes what is published for the namespace, and nobody consumes it.
 
-    A stream is set up for the namespace's subjects, as an older Dynamo leaves it behind, and only ever grows.
+    An older Dynamo leaves such a stream behind, and it only grows.
     """
 
     catches = {"M05-08": "this version consumes none"}

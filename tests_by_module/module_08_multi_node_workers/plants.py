@@ -121,7 +121,7 @@ class MasterOnManagementAddress(Plant):
 class RankOfOtherWeights(Plant):
     """Of an engine over all nodes, the rank on the second one loads a model of the same name with other weights.
 
-    Once in place the other weights stay there: the second check finds them.
+    The other weights stay in place, so the second check finds them, too.
     """
 
     catches = {"M08-20": "the answer is", "M08-21": "the answer is"}
