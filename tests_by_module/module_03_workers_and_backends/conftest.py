@@ -20,10 +20,10 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
     """The engines in the order of the inventory. Raises BringUpFailed for one that never serves, or fails later."""
     seen = []
     for spec in inventory.engines:
-        name = "module_03.engine_" + re.sub(r"\W", "_", spec.name)
+        letters = re.sub(r"\W", "_", spec.name)
         doing = "brought up"
         try:
-            with run.own_deployment(name, runtime=spec.name) as deployment:
+            with run.own_deployment(f"module_03.engine_{letters}", runtime=spec.name) as deployment:
                 doing = "asked"
                 column = look(deployment, spec, run.seed, run.run_id)
                 column.compared = judged(run, deployment, spec)
