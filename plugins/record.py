@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from plugins.outcomes import INTERRUPTED, record_of
 from plugins.plants import judge
 from plugins.verdict import Verdict, decide, label
 
-SCHEMA = Path(__file__).parent.parent / "reports" / "run.schema.json"
+ROOT = Path(__file__).parent.parent
+SCHEMA = ROOT / "reports" / "run.schema.json"
 
 
 class Recorder:
@@ -145,6 +147,7 @@ class Recorder:
             self.problems.append(f"pytest ended with exit status {int(exitstatus)}")
         selected_ids = {known.id for nodeid in self.selected if (known := self._known(nodeid))}
         self.data = {
+            "schema_version": schema()["properties"]["schema_version"]["const"],
             "run_id": settings.run_id,
             "verdict": "",
             "exit_status": 0,
@@ -155,7 +158,7 @@ class Recorder:
             "duration_s": round(time.monotonic() - self._clock, 3),
             "seed": settings.seed,
             "plant": {"name": settings.plant.name} if settings.plant else None,
-            "suite": {"git": git_revision(self.config.rootpath)},
+            "suite": {"version": suite_version(), "git": git_revision(self.config.rootpath)},
             "required": sorted(settings.required),
             "nodes": run["nodes"] or declared_nodes(settings.inventory),
             "versions": run["versions"],
@@ -202,11 +205,21 @@ def declared_nodes(inventory: Any) -> list[dict[str, Any]]:
     ]
 
 
+def schema() -> dict[str, Any]:
+    """The JSON schema of run.json, with the version of its shape."""
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))
+
+
 def schema_mismatch(data: dict[str, Any]) -> str | None:
     """The first place where `data` does not fit reports/run.schema.json, or None."""
-    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    validator = jsonschema.Draft202012Validator(schema())
     error = jsonschema.exceptions.best_match(validator.iter_errors(data))
     return f"{error.json_path}: {error.message}" if error else None
+
+
+def suite_version() -> str:
+    """The suite's version, as pyproject.toml states it."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def git_revision(root: Path) -> str | None:
