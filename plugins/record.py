@@ -15,6 +15,7 @@ import pytest
 
 from fixtures.basics.check_source import TESTS
 from fixtures.nodes.redact import redacted
+from plugins import job_summary
 from plugins.keys import CHECK, INTERRUPTION, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records
 from plugins.outcomes import INTERRUPTED, record_of
@@ -175,6 +176,7 @@ class Recorder:
             self.problems.append(f"run.json does not fit its schema: {mismatch}")
             self._judge(exitstatus, selected_ids)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict))
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 
     def _judge(self, exitstatus: int, selected_ids: set[str]) -> None:

@@ -1,0 +1,40 @@
+"""summary.md: the record as Markdown, short enough for the page of a CI job."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fixtures.printable import printable
+from plugins.outcomes import first_line
+from plugins.verdict import Verdict, by_reason, label
+
+TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
+
+
+def render(data: dict[str, Any], verdict: Verdict) -> str:
+    """The text of summary.md. `data` is a record that fits reports/run.schema.json."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"text": text, "label": label, "first_line": first_line}
+    return environment.get_template("summary.md.j2").render(
+        run=data,
+        verdict=verdict,
+        red=[check for check in data["checks"] if check["outcome"] in ("failed", "error")],
+        grouped={
+            name: by_reason(data["checks"], name) for name in ("known_defect", "blocked_by_hardware", "not_covered")
+        },
+    )
+
+
+def text(value: object) -> str:
+    """A value as plain text of one Markdown line or cell: nothing in it is markup."""
+    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", printable(" ".join(str(value).split())))
