@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
+from fixtures.inventory.model import Role
 from fixtures.outcomes import CouldNotLook
 from fixtures.probes.capabilities import CapabilityTable
 from plugins.keys import CHECK, RUN, Settings, settings_of
@@ -15,7 +16,9 @@ from plugins.marks import needs_of
 def may_run(item: pytest.Item, settings: Settings) -> bool:
     """Whether the inventory declares all that the item needs; no node is looked at."""
     table = CapabilityTable(settings.inventory, {})
-    names = {role: [node.name for node in settings.inventory.with_role(role)] for _, role in needs_of(item) if role}
+    names: dict[Role | None, list[str]] = {
+        role: [node.name for node in settings.inventory.with_role(role)] for _, role in needs_of(item) if role
+    }
     return all(
         names.get(role) != [] and table.declared(capabilities, names.get(role)) for capabilities, role in needs_of(item)
     )

@@ -65,4 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[INTERRUPTION] = interruption = Interruption()
     config.pluginmanager.register(interruption, "acceptance-interruption")
     previous = {number: signal.signal(number, interruption.handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    config.add_cleanup(lambda: [signal.signal(number, handler) for number, handler in previous.items()])
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    config.add_cleanup(restore)

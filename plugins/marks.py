@@ -10,6 +10,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from fixtures.basics.check_source import CHECK_ID, MODULE, TESTS
 from fixtures.catalogue import load_catalogue
+from fixtures.inventory.model import Role
 from fixtures.inventory.requires import CAPABILITIES
 from plugins.keys import PLANT, settings_of
 from plugins.options import only_shows
@@ -53,13 +54,13 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
     if marker is None:
         return None
     names = {"check": ("id", "by_hand", "causes"), "known_defect": DEFECT}[name]
-    given = dict(zip(names, marker.args, strict=False)) | marker.kwargs
+    given = dict(zip(names, marker.args, strict=False)) | dict(marker.kwargs)
     if len(marker.args) > len(names) or set(given) - set(names):
         raise ValueError(f"{name} takes {', '.join(names)}")
     return given
 
 
-def needs_of(item: pytest.Item) -> list[tuple[tuple[str, ...], str | None]]:
+def needs_of(item: pytest.Item) -> list[tuple[tuple[str, ...], Role | None]]:
     """Every `needs` marker of the item as (capabilities, role)."""
     return [(marker.args, marker.kwargs.get("role")) for marker in item.iter_markers("needs")]
 
@@ -84,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         text = "\n".join(problems)
         items.clear()
         if hasattr(config, "workerinput"):  # a runner cannot end the session; the controller does
-            config.workeroutput["usage_error"] = text
+            config.workeroutput["usage_error"] = text  # type: ignore[attr-defined]
             return
         raise pytest.UsageError(text)
     if settings is None and not only_shows(config) and any(item.get_closest_marker("check") for item in items):
@@ -103,11 +104,12 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         defect = arguments(item, "known_defect")
     except ValueError as error:
         return [str(error)]
-    if check is None or not CHECK_ID.fullmatch(str(check.get("id"))):
+    named = CHECK_ID.fullmatch(str(check.get("id"))) if check else None
+    if check is None or named is None:
         return ['no check id; mark it with @pytest.mark.check("M<module>-<number>")']
     item.extra_keyword_matches.add(check["id"])  # for -k
     module = MODULE.fullmatch(module_of(item) or "")
-    if module is None or CHECK_ID.fullmatch(check["id"])[1] != module[1]:
+    if module is None or named[1] != module[1]:
         found.append(f"check id {check['id']} is not of this module")
     function = item.nodeid.split("[")[0]
     if owners.setdefault(check["id"], function) != function:

@@ -113,7 +113,8 @@ def pytest_configure(config: pytest.Config) -> None:
     cluster = inventory.cluster
     hide(*filter(None, (cluster.dynamo_etcd_url, cluster.dynamo_nats_url, cluster.dynamo_frontend_url)))
     known, complete = read_checks(config.rootpath)
-    handed = getattr(config, "workerinput", {}).get("acceptance")  # what the xdist controller decided
+    workerinput = getattr(config, "workerinput", {})
+    handed = workerinput.get("acceptance")  # what the xdist controller decided
     run_id = handed["run_id"] if handed else f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     config.stash[SETTINGS] = settings = Settings(
         inventory=inventory,
@@ -122,7 +123,7 @@ def pytest_configure(config: pytest.Config) -> None:
         plant=plant,
         keep=config.getoption("keep"),
         seed=handed["seed"] if handed else _seed(config),
-        runner=config.workerinput["workerid"] if handed else "main",
+        runner=workerinput["workerid"] if handed else "main",
         distributing=not handed and config.getoption("dist", "no") != "no" and bool(config.getoption("tx")),
         known=known,
         required=required_ids(inventory.cluster.dynamo_requires, known, complete),

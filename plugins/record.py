@@ -176,6 +176,7 @@ class Recorder:
             self.problems.append(f"run.json does not fit its schema: {mismatch}")
             self._judge(exitstatus, selected_ids)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        assert self.verdict is not None
         write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict))
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 

@@ -74,6 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
         write(start + clean(msg[len(start) :]), **how)
 
     writer.code_highlight = False  # pytest highlights in the middle of an assertion's message, which may hold anything
-    writer.markup = lambda text, **colours: markup(printable(text), **colours).replace("\x1b", escape)
-    writer.write = write_clean
-    writer.write_raw = lambda msg, **how: write_raw(msg.replace(escape, "\x1b"), **how)
+    writer.markup = lambda text, **colours: markup(printable(text), **colours).replace(  # type: ignore[method-assign]
+        "\x1b", escape
+    )
+    writer.write = write_clean  # type: ignore[method-assign]
+    writer.write_raw = lambda msg, **how: write_raw(msg.replace(escape, "\x1b"), **how)  # type: ignore[method-assign]
