@@ -141,7 +141,7 @@ def collect_records(
         except ValueError as error:
             merged["tear_down_errors"].append(
                 f"runner {runner} did not finish its record ({path}: {error}), so its tear-down errors are not known: "
-                "look at what still runs on the nodes with `python -m fixtures.nodes status`"
+                "look at what still runs on the nodes with `python -m fixtures status`"
             )
             continue
         path.unlink()

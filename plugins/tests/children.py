@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from fixtures.cli.soak import CACHE, RUN_ID, left_behind
 from fixtures.deadline import Deadline, wait_until
 from fixtures.inventory import load
 from fixtures.nodes import Transcript, connect
 from fixtures.runtimes.provision import provision_runtime
-from fixtures.tests.soak import CACHE, RUN_ID, left_behind
 
 ROOT = Path(__file__).parents[2]
 LOCAL_INVENTORY = ROOT / "inventory" / "local.yaml"
