@@ -23,13 +23,13 @@ ip link set lo up
 ip link add own0 type veth peer name own1
 ip addr add 10.77.0.1/24 dev own0
 ip link set own0 up && ip link set own1 up
-cd "$FOLDER" && export HOME="$FOLDER" HF_HUB_OFFLINE=1
+cd "$FOLDER" && export HOME="$FOLDER" HF_HUB_OFFLINE=1 PATH="$(dirname "$PYTHON"):$PATH"
 "$ETCD" > etcd.log 2>&1 &
 "$NATS" -js -sd nats > nats.log 2>&1 &
 until (exec 3<> /dev/tcp/127.0.0.1/2379) 2> /dev/null; do sleep 0.1; done
-"$PYTHON" -m dynamo.frontend > frontend.log 2>&1 &
-"$PYTHON" -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-1.log 2>&1 &
-"$PYTHON" -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-2.log 2>&1 &
+python -m dynamo.frontend > frontend.log 2>&1 &
+python -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-1.log 2>&1 &
+python -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-2.log 2>&1 &
 wait
 """
 REVISION = """

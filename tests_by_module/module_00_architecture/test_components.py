@@ -146,8 +146,8 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
     unknown = [c.id for c in picture.components if c.found and not c.version]
     if unknown:
         raise CouldNotLook(
-            f"no version is found of {', '.join(unknown)}: a process shows it when it runs in a virtual environment "
-            "and as the user who looks, a server when it is asked"
+            f"no version is found of {', '.join(unknown)}: a process shows it where dynamo is an installed package, "
+            "to the user that runs it and to root; a server when it is asked"
         )
     wrong = [
         f"{c.id} on {c.node} runs ai-dynamo {c.version}, declared is {declared}"
