@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.measure import Measurement, Threshold, judge
-from fixtures.nodes.redact import redact
+from fixtures.redact import redact
 from plugins.keys import CHECK, CheckState, settings_of
 
 

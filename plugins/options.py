@@ -15,7 +15,7 @@ import plugins
 from fixtures.basics.check_source import TESTS, KnownCheck, read_checks
 from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
-from fixtures.nodes.redact import hide
+from fixtures.redact import hide
 from plugins.checks import required_ids
 from plugins.keys import INVENTORY, PLANT, SETTINGS, Settings, settings_of
 from plugins.plants import load_plants, plant_of

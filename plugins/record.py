@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from fixtures.nodes.redact import redacted
+from fixtures.redact import redacted
 from plugins import job_summary
 from plugins.keys import CHECK, INTERRUPTION, RECORDER, Settings, settings_of
 from plugins.lifecycle import collect_records

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.nodes.redact import redact, redacted
 from fixtures.printable import printable
+from fixtures.redact import redact, redacted
 
 NEW_LINE = "\n"
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
 from fixtures.clients import http
+from fixtures.printable import head
 
 HERE = Path(__file__).parent
 CHAT = "/v1/chat/completions"
@@ -103,9 +104,9 @@ class Reply:
     def wrong(self) -> str | None:
         """How it differs from what is expected, in words; None when it does not."""
         if self.status != self.asked.status:
-            return f"{self.asked.name}: {self.status or 'no answer'} instead of {self.asked.status}: {self.text[:200]}"
+            return f"{self.asked.name}: {self.status or 'no answer'} instead of {self.asked.status}: {head(self.text)}"
         if self.asked.says and self.asked.says not in self.text:
-            return f"{self.asked.name}: the error does not say {self.asked.says!r}: {self.text[:200]}"
+            return f"{self.asked.name}: the error does not say {self.asked.says!r}: {head(self.text)}"
         return None
 
 

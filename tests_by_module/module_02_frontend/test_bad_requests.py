@@ -10,6 +10,7 @@ import pytest
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
+from fixtures.printable import head
 from tests_by_module.module_02_frontend.bad_requests import (
     CHAT,
     JSON,
@@ -64,7 +65,7 @@ def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, 
     evidence.table(
         f"wrong requests: {group}",
         ["request", "expected", "status", "answer"],
-        [[reply.asked.name, reply.asked.status, reply.status, reply.text[:200]] for reply in replies],
+        [[reply.asked.name, reply.asked.status, reply.status, head(reply.text)] for reply in replies],
     )
     wrong = [reply.wrong for reply in replies if reply.wrong]
     assert not wrong, f"{len(wrong)} of {len(replies)} answers are not as known: {'; '.join(wrong)}"
@@ -75,7 +76,7 @@ def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
     """Every error with a body is JSON with the fields of this version, and its code is the HTTP status."""
     with_body = [r for group in sent.replies.values() for r in group if r.status >= 400 and r.asked.says]
     assert with_body, "no wrong request was refused with a body: nothing to look at"
-    odd = [f"{r.asked.name}: {r.text[:200]}" for r in with_body if not _formed(r, errors.error_fields)]
+    odd = [f"{r.asked.name}: {head(r.text)}" for r in with_body if not _formed(r, errors.error_fields)]
     assert not odd, (
         f"{len(odd)} of {len(with_body)} errors are not of the form {errors.error_fields} with the HTTP status as "
         f"code: {'; '.join(odd)}"

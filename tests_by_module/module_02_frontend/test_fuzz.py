@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 
 from fixtures.clients.inference import complete
+from fixtures.printable import head
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import CHAT, JSON, plain_client
 
@@ -110,12 +111,12 @@ def test_made_up_requests_break_nothing(run: Run, evidence):
                 try:
                     answer = http.post(path, content=content, headers=JSON)
                 except httpx.TransportError as error:
-                    raise AssertionError(f"POST {path} {content[:300]!r}: no answer: {error!r}") from None
+                    raise AssertionError(f"POST {path} {head(repr(content))}: no answer: {error!r}") from None
                 seen[path, answer.status_code] += 1
                 # 501 is how 1.6.1 refuses fields that it knows and does not serve, in words and for what they are
                 refused = answer.status_code == 501 and "not supported" in answer.text
                 assert answer.status_code < 500 or refused, (
-                    f"POST {path} {content[:300]!r}: {answer.status_code} {answer.text[:200]}"
+                    f"POST {path} {head(repr(content))}: {answer.status_code} {head(answer.text)}"
                 )
 
             try:

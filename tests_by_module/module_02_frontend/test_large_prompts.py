@@ -11,6 +11,7 @@ from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from fixtures.load.plan import ORDINARY_TOKENS
+from fixtures.printable import head
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, LargePrompt, LargePrompts, Refusal
 
@@ -36,7 +37,7 @@ def reasons(deployment: Deployment, large: LargePrompts) -> list[str]:
     """What frontend and workers wrote about prompts that they refused, with what stood behind it."""
     said = re.compile("|".join(re.escape(refusal.reason) for refusal in large.refusals.values()))
     lines = [line for each in (deployment.frontend, *deployment.workers) for line in each.log().splitlines()]
-    return [line[found.start() : found.start() + 250] for line in lines if (found := said.search(line))]
+    return [head(line[found.start() :]) for line in lines if (found := said.search(line))]
 
 
 def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[Form, float, int, Answer]]:

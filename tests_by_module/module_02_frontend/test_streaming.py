@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
+from fixtures.redact import tail
 
 MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
 PROMPTS = {"chat": MESSAGES, "completion": "The quick brown fox"}
@@ -27,7 +28,7 @@ def test_stream_is_framed_as_server_sent_events(kind: str, http: httpx.Client, e
     evidence.text(f"{kind} stream", answer.text)
     content_type = answer.headers["content-type"]
     assert content_type.startswith("text/event-stream"), f"text/event-stream is expected, not {content_type}"
-    assert answer.text.endswith("\n\n"), f"the last event is not ended by an empty line: {answer.text[-40:]!r}"
+    assert answer.text.endswith("\n\n"), f"the last event is not ended by an empty line: {tail(answer.text, 40)!r}"
     events = answer.text.removesuffix("\n\n").split("\n\n")
     odd = [event for event in events if not event.startswith("data: ") or "\n" in event]
     assert not odd, f"{len(odd)} events are not one line of data, the first: {odd[0]!r}"

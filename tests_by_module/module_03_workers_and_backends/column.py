@@ -206,7 +206,7 @@ def end(column: Column, deployment: Deployment, seed: int) -> None:
         if ended is None:
             worker.kill()
         (record,) = stream.result()
-    column.ended = Ended(record, tokens, unregistered_s, ended_s, status, process.log(6000))
+    column.ended = Ended(record, tokens, unregistered_s, ended_s, status, process.end_of_log(6000))
 
 
 def _tokens_for(streamed: Sequence[Answer]) -> int:

@@ -121,7 +121,7 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
 
         def look() -> tuple[object, str]:
             there = registered_workers(etcd, deployment.settings.dialect, foreign["namespace"])
-            return there or None, "not registered there" if worker.is_alive() else f"it ended: {worker.log()[-500:]}"
+            return there or None, "not registered there" if worker.is_alive() else f"it ended: {worker.why()}"
 
         wait_until(look, Deadline(READY_WITHIN_S, "the foreign worker to register"))
         # a worker of its own namespace is seen by the frontend within this time: so would this one be
