@@ -28,6 +28,7 @@ class RunnerDeaths:
     def __init__(self, config: pytest.Config) -> None:
         self._recorder = config.stash[RECORDER]
         self._hook = config.hook
+        self._xdist = config.pluginmanager.getplugin("dsession")
         self._phases: dict[str, str | None] = {}  # node id of a test that began -> its phase, None when it has ended
         self._collected: set[str] = set()  # runners
 
@@ -74,6 +75,7 @@ class RunnerDeaths:
             recorder.deaths[runner] = (f"in {label(check) if check else name}", cause)
             report.longrepr = reason = f"the runner ended while this check ran ({phase}): {cause}"
         report.acceptance_outcome = "error"  # type: ignore[attr-defined]
+        self._xdist._handlefailures(report)  # it counts what runners report, for -x and --maxfail
         if phase != "teardown":
             self._hook.pytest_runtest_logreport(report=copy.copy(report))
             del report.acceptance_outcome  # type: ignore[attr-defined]
@@ -82,8 +84,7 @@ class RunnerDeaths:
             report.acceptance = check | {"reason": reason}  # type: ignore[attr-defined]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        xdist, begun = session.config.pluginmanager.getplugin("dsession"), self._phases.keys()
-        allowed = xdist._max_worker_restart
+        begun, allowed = self._phases.keys(), self._xdist._max_worker_restart
         if allowed is not None and len(self._recorder.deaths) > allowed and (left := self._recorder.selected - begun):
             self._recorder.problems.append(
                 f"{len(left)} selected checks did not run: {len(self._recorder.deaths)} runners ended, "

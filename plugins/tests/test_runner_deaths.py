@@ -111,6 +111,14 @@ def test_it_is_told_once_with_the_cause_and_the_others_go_on(suite, way, cause):
     assert lines == [f"M00-02[1] dies: the runner ended while this check ran (call): {cause}"]
 
 
+@pytest.mark.parametrize("place", ["setup", "call", "teardown"])
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
+def test_it_counts_where_failures_end_the_session(suite, option, place):
+    suite.module(0, dying("is_killed", place))
+    rejected(suite, "-n", "1", option)
+    assert suite.outcomes() == {"M00-01": "passed", "M00-021": "error"}
+
+
 @pytest.mark.parametrize("place", ["setup", "teardown"])
 @pytest.mark.parametrize("args", [("-n", "1"), ("-n", "2", "--maxprocesses", "1")], ids=["one", "maxprocesses"])
 def test_the_phase_is_told(suite, place, args):
