@@ -33,6 +33,12 @@ REFUSED = {
     "reruns": "--reruns runs failed checks again until they pass; run the command again instead",
     "force_flaky": "--force-flaky runs failed checks again until they pass; run the command again instead",
 }
+# pytest-benchmark's: a check is no benchmark, and it ends in a traceback where it finds none
+REFUSED |= {
+    f"benchmark_{name}": f"--benchmark-{name}: no check is a benchmark of pytest-benchmark; figures are in run.json"
+    for name in ("only", "autosave", "save", "compare", "json")
+}
+NO_SKIPPING = "-p no:skipping: pytest-benchmark needs this plugin; with -p no:benchmark it can be switched off"
 NO_ASSERT = "Python ignores assert statements here, so no check can fail: start it without -O, unset PYTHONOPTIMIZE"
 
 
@@ -80,6 +86,8 @@ def only_shows(config: pytest.Config) -> bool:
 
 def _refuse(config: pytest.Config) -> None:
     refused = [why for name, why in REFUSED.items() if config.getoption(name, None)]
+    if config.pluginmanager.is_blocked("skipping") and config.pluginmanager.hasplugin("benchmark"):
+        refused.append(NO_SKIPPING)
     if not __debug__:
         refused.append(NO_ASSERT)
     if refused:

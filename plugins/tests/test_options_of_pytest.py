@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import plugins
-from plugins.options import NO_ASSERT, REFUSED
+from plugins.options import NO_ASSERT, NO_SKIPPING, REFUSED
 
 CHECK = """
     import pathlib
@@ -67,6 +67,25 @@ def test_what_cannot_lead_to_a_verdict_is_refused(green, monkeypatch, option, ho
     result = green.run(*{"argument": [option], "environment": [], "with -n": ["-n", "2", option]}[how])
     assert result.ret == 4 and left(green) == []
     assert any(f"ERROR: {why}" in result.errlines for why in REFUSED.values() if why.startswith(option))
+
+
+BENCHMARKS = ["--benchmark-only", "--benchmark-autosave", "--benchmark-save=x", "--benchmark-compare"]
+
+
+@pytest.mark.parametrize("option", [*BENCHMARKS, "--benchmark-json=x"])
+def test_what_is_of_benchmarks_is_refused_in_one_line(green, option):
+    result = green.run(option)
+    name = option.partition("=")[0]
+    assert result.ret == 4 and left(green) == []
+    assert [line for line in result.errlines if line] == [
+        f"ERROR: {name}: no check is a benchmark of pytest-benchmark; figures are in run.json"
+    ]
+
+
+def test_skipping_is_switched_off_with_what_needs_it(green):
+    result = green.run("-p", "no:skipping")
+    assert result.ret == 4 and [line for line in result.errlines if line] == [f"ERROR: {NO_SKIPPING}"]
+    assert green.run("-p", "no:skipping", "-p", "no:benchmark").ret == 0
 
 
 @pytest.mark.parametrize("how", ["-O", "PYTHONOPTIMIZE"])
