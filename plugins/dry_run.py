@@ -19,7 +19,9 @@ BRINGS = {
     "own_deployment": "start a deployment of their own",
     "joined_worker": "start one worker more",
     "replicas": "start servers of vLLM without Dynamo",
+    "Side": "start processes with a NIXL agent",
 }
+WHERE_ATTACHED = ("Side",)  # these are started beside a deployment that runs already
 STARTS = "# A run starts the same with names of its own on free ports. Start each server when the one above answers."
 DECLARED = {"deployment", "picture"}  # of the Run: they bring up what the inventory declares
 
@@ -61,7 +63,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             print(f"# {node}")
         last = node
         print(clean(line))
-    for name, does in BRINGS.items() if managed else ():
+    for name, does in BRINGS.items():
+        if not managed and name not in WHERE_ATTACHED:
+            continue
         if ids := sorted(check_id for check_id, names in uses.items() if name in names):
             print(f"# These also {does} while they run: {', '.join(ids)}")
 

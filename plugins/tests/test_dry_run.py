@@ -37,6 +37,13 @@ HELPING = """
         with run.own_deployment("beside"):
             yield
 """
+ENDS_OF_TRANSFERS = """
+    def end(): return Side()
+
+    @pytest.mark.check("M11-01")
+    def test_ends(): end()
+"""
+ENDS = "# These also start processes with a NIXL agent while they run: M11-01"
 OWN = "# These also start a deployment of their own while they run: M00-03"
 
 
@@ -70,9 +77,10 @@ def test_each_line_can_be_pasted_or_is_a_comment(planned):
         assert not re.search(r"RUN_ID|PORT\d|< parameters\.json", line), line
 
 
-def test_nothing_is_started_where_a_deployment_runs_already(planned, suite):
+def test_only_processes_of_checks_are_started_where_a_deployment_runs_already(planned, suite):
     where = "dynamo_managed: false\n    dynamo_frontend_url: http://127.0.0.1:8000\n    dynamo_discovery: file"
     text = INVENTORY.replace("{requires}", "[M00-*]").replace("dynamo_embedded: true", where)
     site = suite.write("inventory/site.yaml", text)
+    suite.module(11, ENDS_OF_TRANSFERS)
     lines = planned("--inventory", str(site))
-    assert lines[1:] == ["# local", "# attached: nothing is started"]
+    assert lines[1:] == ["# local", "# attached: no service is started", ENDS]
