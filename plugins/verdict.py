@@ -112,6 +112,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 class LastWord:
     """Outermost around the end of the session: after pytest-html's page and pytest's own summary line."""
 
+    def __init__(self, folder: Path) -> None:
+        self._begun, self._folder = False, folder
+
+    def pytest_runtest_logstart(self) -> None:
+        """From its first check on a run is the newest: whatever ends it, no earlier verdict is read for its own."""
+        if not self._begun:
+            self._begun = True
+            point_latest(self._folder)
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         result = yield
@@ -143,4 +152,4 @@ def point_latest(folder: Path) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings = settings_of(config)
     if settings is not None and settings.writes:
-        config.pluginmanager.register(LastWord(), "acceptance-last-word")
+        config.pluginmanager.register(LastWord(settings.report_dir), "acceptance-last-word")

@@ -59,6 +59,14 @@ def test_what_only_shows_leaves_no_run(green, option, args):
     assert left(green) == [] and not (green.path / "called").exists()
 
 
+def test_a_process_that_ends_in_a_check_leaves_no_verdict(green):
+    assert green.run().ret == 0 and green.record()["verdict"] == "ACCEPTED"
+    green.module(0, CHECK.replace('pathlib.Path("called").touch()', "__import__('os')._exit(0)"))
+    ended = green.pytester.runpytest_subprocess()
+    assert ended.ret == 0 and not any("ACCEPTED" in line for line in ended.outlines)
+    assert green.latest.is_dir() and not (green.latest / "run.json").exists()
+
+
 @pytest.mark.parametrize("how", ["argument", "environment", "with -n"])
 @pytest.mark.parametrize("option", ["--setup-only", "--setup-plan", "--looponfail"])
 def test_what_cannot_lead_to_a_verdict_is_refused(green, monkeypatch, option, how):
