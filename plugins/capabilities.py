@@ -6,22 +6,10 @@ from collections.abc import Generator
 
 import pytest
 
-from fixtures.inventory.model import Role
 from fixtures.outcomes import CouldNotLook
-from fixtures.probes.capabilities import CapabilityTable
-from plugins.keys import CHECK, RUN, Settings, settings_of
+from plugins.keys import CHECK, RUN, settings_of
 from plugins.marks import needs_of
-
-
-def may_run(item: pytest.Item, settings: Settings) -> bool:
-    """Whether the inventory declares all that the item needs; no node is looked at."""
-    table = CapabilityTable(settings.inventory, {})
-    names: dict[Role | None, list[str]] = {
-        role: [node.name for node in settings.inventory.with_role(role)] for _, role in needs_of(item) if role
-    }
-    return all(
-        names.get(role) != [] and table.declared(capabilities, names.get(role)) for capabilities, role in needs_of(item)
-    )
+from plugins.not_covered import covered_by
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,7 +40,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _skip(item: pytest.Item, reason: str) -> None:
-    item.stash[CHECK].skip_reason = reason
+    state, settings = item.stash[CHECK], settings_of(item.config)
+    assert settings is not None
+    state.skip_reason, state.covered_by = reason, covered_by(item, settings)
     pytest.skip(reason)
 
 

@@ -52,6 +52,7 @@ class CheckState:
         self.evidence: list[dict[str, str]] = []
         self.missing: str | None = None  # why the declared capability is not there
         self.skip_reason: str | None = None  # set by the capability plugin, the only one that skips
+        self.covered_by: list[str] | None = None  # of a skipped check: the inventories that declare what it needs
         self.returned = False  # the test's own function has come to its end
         self.outcome: str | None = None  # not judged: no report of its call has said that it passed
         self.reason = ""

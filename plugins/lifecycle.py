@@ -11,8 +11,8 @@ import pytest
 
 from fixtures.deadline import Deadline, wait_until
 from fixtures.teardown import attempted
-from plugins.capabilities import may_run
 from plugins.keys import INTERRUPTION, RUN, SETTINGS, Settings, settings_of
+from plugins.marks import may_run
 from plugins.terminal import clean, say
 
 ALONE = ("destructive", "performance")
@@ -51,7 +51,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if settings is None or run is None:
         return
     alone = (item for item in session.items if any(item.get_closest_marker(name) for name in ALONE))
-    run.exclusive = run.exclusive or any(may_run(item, settings) for item in alone)
+    run.exclusive = run.exclusive or any(may_run(item, settings.inventory) for item in alone)
     if run.exclusive and not settings.writes:
         (settings.report_dir / ALONE_ON_NODES).touch()
 

@@ -10,8 +10,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from fixtures.basics.check_source import CHECK_ID, MODULE, TESTS
 from fixtures.catalogue import load_catalogue
-from fixtures.inventory.model import Role
+from fixtures.inventory.model import Inventory, Role
 from fixtures.inventory.requires import CAPABILITIES
+from fixtures.probes.capabilities import CapabilityTable
 from plugins.keys import PLANT, settings_of
 from plugins.options import only_shows
 from plugins.plants import modules_of
@@ -63,6 +64,17 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
 def needs_of(item: pytest.Item) -> list[tuple[tuple[str, ...], Role | None]]:
     """Every `needs` marker of the item as (capabilities, role)."""
     return [(marker.args, marker.kwargs.get("role")) for marker in item.iter_markers("needs")]
+
+
+def may_run(item: pytest.Item, inventory: Inventory) -> bool:
+    """Whether the inventory declares all that the item needs; no node is looked at."""
+    table = CapabilityTable(inventory, {})
+    names: dict[Role | None, list[str]] = {
+        role: [node.name for node in inventory.with_role(role)] for _, role in needs_of(item) if role
+    }
+    return all(
+        names.get(role) != [] and table.declared(capabilities, names.get(role)) for capabilities, role in needs_of(item)
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

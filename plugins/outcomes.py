@@ -213,6 +213,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "title": title_of(getattr(item, "originalname", item.name), getattr(function, "__doc__", None)),
         "outcome": state.outcome,
         "reason": state.reason,
+        "covered_by": state.covered_by,
         "nodes": state.nodes or (all_nodes if len(all_nodes) == 1 else []),
         "duration_s": round(state.duration_s, 4),
         "shared_setup_s": round(shared_setup_s(item), 4),

@@ -130,6 +130,7 @@ class Recorder:
             "title": known.title if known else nodeid,
             "outcome": "error",
             "reason": reason,
+            "covered_by": None,
             "nodes": [],
             "duration_s": 0.0,
             "shared_setup_s": 0.0,

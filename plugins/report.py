@@ -18,11 +18,11 @@ from markupsafe import Markup
 from fixtures.catalogue import load_catalogue
 from plugins.drawing import timeline_svg, topology_svg
 from plugins.keys import CHECK, recorder_of, settings_of
+from plugins.not_covered import grouped
 from plugins.options import makes_page
 from plugins.outcomes import OUTCOMES
 from plugins.record import Recorder
 from plugins.summary import again
-from plugins.verdict import by_reason
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
 _NOT_SHOWN = ("looked_at", "clock_s")  # of the facts
@@ -111,9 +111,9 @@ def render(recorder: Recorder) -> str:
             ("What else rejected the run", data["problems"]),
             ("Tear-down errors", data["tear_down_errors"]),
             ("Required, and not answered", data["incomplete"]),
+            ("Not covered", by_outcome["not_covered"]),
             ("Cluster", True),
             ("Known defects", by_outcome["known_defect"]),
-            ("Not covered", by_outcome["not_covered"]),
             ("Blocked by hardware", by_outcome["blocked_by_hardware"]),
             ("Kept running", data["kept"]),
             ("Timeline", data["timeline"]),
@@ -126,7 +126,7 @@ def render(recorder: Recorder) -> str:
         verdict=recorder.verdict,
         checks=checks,
         bad=bad,
-        not_covered=by_reason(checks, "not_covered"),
+        not_covered=grouped(checks, recorder.settings, recorder.config.rootpath),
         by_outcome=by_outcome,
         modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
         catalogue=load_catalogue(),

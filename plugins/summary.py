@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.basics.check_source import TESTS
 from plugins.keys import Settings, recorder_of
+from plugins.not_covered import Group, grouped
 from plugins.outcomes import first_line
 from plugins.verdict import by_reason, label
 
@@ -31,21 +32,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     tr, data, verbose = terminalreporter, recorder.data, config.get_verbosity() > 0
     checks = data["checks"]
 
-    def lines(*outcomes: str) -> Iterator[str]:
+    def bad() -> Iterator[str]:
         for check in checks:
-            if check["outcome"] in outcomes:
+            if check["outcome"] in ("failed", "error"):
                 yield f"{label(check)} {check['title']}: {first_line(check['reason'])}"
-                if check["outcome"] in ("failed", "error"):
-                    yield f"  again: {again(recorder.settings, check, config.rootpath)}"
+                yield f"  again: {again(recorder.settings, check, config.rootpath)}"
 
-    not_covered = by_reason(checks, "not_covered")
-    count = sum(map(len, not_covered.values()))
+    def excused(outcome: str) -> Iterator[str]:
+        width = None if verbose else config.get_terminal_writer().fullwidth
+        for check in checks:
+            if check["outcome"] == outcome:
+                yield _cut(f"{label(check)} {first_line(check['reason'])} ({check['title']})", width)
+
+    groups = grouped(checks, recorder.settings, config.rootpath)
     sections = {
-        "failed, or could not look": [*lines("failed", "error"), *data["problems"]],
+        "failed, or could not look": [*bad(), *data["problems"]],
         "tear-down errors": data["tear_down_errors"],
-        "known defects": lines("known_defect"),
-        "blocked by hardware": lines("blocked_by_hardware"),
-        f"not covered ({count}{'' if verbose else '; -v names each'})": _groups(not_covered, verbose),
+        "known defects": excused("known_defect"),
+        "blocked by hardware": excused("blocked_by_hardware"),
+        f"not covered, by reason{'' if verbose else ' (-v names each check)'}": _not_covered(groups, verbose),
         "incomplete": recorder.verdict.incomplete,
         "kept running": data["kept"],
     }
@@ -56,10 +61,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
                 tr.write_line(entry)
 
 
-def _groups(groups: dict[str, list[dict[str, Any]]], verbose: bool) -> Iterator[str]:
-    for reason, inside in groups.items():
+def _not_covered(groups: list[Group], verbose: bool) -> Iterator[str]:
+    for group in groups:
+        yield group.line
         if verbose:
-            yield f"{reason}:"
-            yield from (f"  {label(check)} {check['title']}" for check in inside)
-        else:
-            yield f"{reason}: {', '.join(map(label, inside))}"
+            for reason, inside in by_reason(group.checks, "not_covered").items():
+                yield f"  {reason}"
+                yield from (f"    {label(check)} {check['title']}" for check in inside)
+
+
+def _cut(text: str, width: int | None) -> str:
+    """To one line of the terminal; None: whole."""
+    return text if width is None or len(text) <= width else f"{text[: width - 1]}…"

@@ -150,13 +150,20 @@ PROBE = """<script>addEventListener("load", () => {
     .map((row) => row.querySelector(".id").textContent);
   seen.form = form.checkVisibility();
   seen.all = rows().length;
+  const groups = document.querySelector("#not-covered");
+  seen.groups = [...groups.querySelectorAll("summary")].map((line) => line.textContent.trim());
+  const follows = (table) => groups.compareDocumentPosition(table) & Node.DOCUMENT_POSITION_FOLLOWING;
+  seen.before = [...document.querySelectorAll(".acceptance table")].filter((table) => !follows(table)).length;
   form.elements.text.value = "JUDGES"; form.dispatchEvent(new Event("input")); seen.text = rows();
   form.elements.text.value = "";
   for (const box of form.querySelectorAll("[name=outcome]")) box.checked = box.value == "known_defect";
   form.dispatchEvent(new Event("input")); seen.outcome = rows();
   const links = [...document.querySelectorAll("nav.contents a")].map((link) => link.hash);
   seen.links = links.filter((hash) => !document.querySelector(hash));
-  document.title = JSON.stringify(seen);
+  form.elements.text.value = "greedy runs";
+  for (const box of form.querySelectorAll("[name=outcome]")) box.checked = true;
+  form.dispatchEvent(new Event("input")); seen.collapsed = rows();
+  top.document.title = JSON.stringify(seen);
 });</script>"""
 
 
@@ -195,11 +202,15 @@ def test_a_phone_finds_its_way_on_it(reported, opened):
     assert second["duration_s"] < 1.2 <= second["shared_setup_s"]
     assert f"set-up {second['shared_setup_s']:.2f} s" in page
     probed = reported.latest / "probed.html"
-    probed.write_text(page.replace("</main>", f"{PROBE}</main>"), encoding="utf-8")
-    shown = opened(probed, "--window-size=500,900")  # chromium's least
+    inside = html.escape(page.replace("</main>", f"{PROBE}</main>"))  # chromium's own least width is 500
+    probed.write_text(f'<title></title><iframe width="390" height="800" srcdoc="{inside}"></iframe>', encoding="utf-8")
+    shown = opened(probed)
     seen = json.loads(html.unescape(re.search(r"<title[^>]*>(.*?)</title>", shown.stdout)[1]))
-    assert seen["wide"] <= seen["width"], seen["beyond"]
-    assert seen["form"] and seen["all"] == 12
+    assert seen["wide"] <= seen["width"] == 390, seen["beyond"]
+    assert seen["form"] and seen["all"] == 10
+    [group] = seen["groups"]
+    assert re.sub(r"\s+", " ", group) == "real_engine: 2 checks in modules 00 01 no inventory in inventory/ covers it"
+    assert seen["before"] == 0 and seen["collapsed"] == ["M00-04"]
     assert seen["text"] == ["M01-01", "M01-02"]
     assert seen["outcome"] == ["M00-06", "M00-06"]
     assert seen["links"] == []

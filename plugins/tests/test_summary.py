@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 
 import pytest
 
@@ -63,19 +64,49 @@ NOT_COVERED = """
 def test_what_is_not_covered_is_grouped_by_its_reason(suite):
     suite.requires("M00-*", "!M00-04")
     suite.module(0, NOT_COVERED)
+    engine = (suite.path / "inventory" / "local.yaml").read_text().replace("[etcd", "[prefill, etcd")
+    suite.write("inventory/engine.yaml", engine + "      dynamo_capabilities: [real_engine]\n")
     lines = suite.run().outlines
-    at = next(i for i, line in enumerate(lines) if "not covered (3; -v names each)" in line)
-    role = "no node of the inventory has the role 'prefill': M00-04"
-    assert lines[at + 1 : at + 3] == ["real_engine: looked on all nodes, not_declared: M00-02, M00-03", role]
+    at = next(i for i, line in enumerate(lines) if "not covered, by reason (-v names each check)" in line)
+    groups = [
+        "real_engine: 2 checks in module 00   try --inventory inventory/engine.yaml",
+        "no node of the inventory has the role 'prefill': 1 check in module 00   no inventory in inventory/ covers it",
+    ]
+    assert lines[at + 1 : at + 3] == groups
     assert "M00-02, M00-03 are required and not covered: real_engine: looked on all nodes, not_declared" in lines
     assert not any("same tokens" in line for line in lines)
     listed = suite.run("-v").outlines
-    at = next(i for i, line in enumerate(listed) if "not covered (3)" in line)
-    assert listed[at + 1 : at + 4] == [
-        "real_engine: looked on all nodes, not_declared:",
-        "  M00-02 Two runs give the same tokens.",
-        "  M00-03 A seed gives the same answer.",
+    at = next(i for i, line in enumerate(listed) if "= not covered, by reason =" in line)
+    assert listed[at + 1 : at + 5] == [
+        groups[0],
+        "  real_engine: looked on all nodes, not_declared",
+        "    M00-02 Two runs give the same tokens.",
+        "    M00-03 A seed gives the same answer.",
     ]
+
+
+SCREEN, WIDTH = 24, 80  # of the smallest terminal
+
+
+def test_the_end_of_a_run_fits_on_a_screen(suite):
+    """Whatever number of checks is not covered, and however long the reason of a known defect is."""
+    tests = [
+        f'@pytest.mark.check("M00-{n:02}")\n@pytest.mark.needs("real_engine")\ndef test_{n}(): "A title."\n'
+        for n in range(10, 99)
+    ]
+    defect = """
+        @pytest.mark.check("M00-01")
+        @pytest.mark.known_defect(issue="dynamo#3493", versions="<1.7", shows="lost", reason="long " * 60)
+        def test_known(): assert 0, "lost"
+    """
+    suite.requires("M00-01")
+    suite.module(0, textwrap.dedent(defect) + "\n".join(tests))
+    result = suite.run()
+    end = result.outlines[next(i for i, line in enumerate(result.outlines) if "[100%]" in line) :]
+    assert sum(1 + len(line) // WIDTH for line in end) <= SCREEN, end
+    assert end[-1].startswith("ACCEPTED")
+    assert any(line.startswith("M00-01 dynamo#3493: long") and line.endswith("…") for line in end), end
+    assert any("long " * 60 in line for line in suite.run("-v").outlines)
 
 
 def test_check_ids_select(suite):
