@@ -2,4 +2,4 @@
 
 import plugins
 
-pytest_plugins = [*plugins.ALL, "fixtures.pytest_fixtures", "pytester"]
+pytest_plugins = [*plugins.ALL, "plugins.fixtures", "pytester"]

@@ -7,9 +7,9 @@ from collections.abc import Generator
 import pytest
 
 from fixtures.outcomes import CouldNotLook
-from plugins.keys import CHECK, RUN, settings_of
 from plugins.marks import needs_of
 from plugins.not_covered import covered_by
+from plugins.session import CHECK, RUN, settings_of
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from plugins.keys import INVENTORY
 from plugins.marks import arguments, module_of
-from plugins.terminal import clean
+from plugins.output import clean
+from plugins.session import INVENTORY
 
 # methods and functions of the library, and what they bring up while a check runs
 BRINGS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plugins.keys import SETUPS
+from plugins.session import SETUPS
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.measure import Measurement, Threshold, judge
 from fixtures.redact import redact
-from plugins.keys import CHECK, CheckState, settings_of
+from plugins.session import CHECK, CheckState, settings_of
 
 
 class Measure:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from plugins import refuse_parts
-from plugins.terminal import show_at_once
+from plugins.output import show_at_once
 
 if TYPE_CHECKING:
-    from plugins.keys import Settings
+    from plugins.session import Settings
 
 
 class Specs:

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from plugins.keys import INTERRUPTION, settings_of
+from plugins.session import settings_of
 
 
 class Interruption:
@@ -57,6 +57,9 @@ class Interruption:
     @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self) -> None:
         self._ending = True
+
+
+INTERRUPTION: pytest.StashKey[Interruption] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:

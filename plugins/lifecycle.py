@@ -11,9 +11,10 @@ import pytest
 
 from fixtures.deadline import Deadline, wait_until
 from fixtures.teardown import attempted
-from plugins.keys import INTERRUPTION, RUN, SETTINGS, Settings, settings_of
+from plugins.interruption import INTERRUPTION
 from plugins.marks import may_run
-from plugins.terminal import clean, say
+from plugins.output import clean, say
+from plugins.session import RUN, SETTINGS, Settings, settings_of
 
 ALONE = ("destructive", "performance")
 RUNNER_RECORD = "runner-{}.json"

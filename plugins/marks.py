@@ -13,9 +13,9 @@ from fixtures.catalogue import load_catalogue
 from fixtures.inventory.model import Inventory, Role
 from fixtures.inventory.requires import CAPABILITIES
 from fixtures.probes.capabilities import CapabilityTable
-from plugins.keys import PLANT, settings_of
 from plugins.options import only_shows
 from plugins.plants import modules_of
+from plugins.session import PLANT, settings_of
 
 MARKERS = {
     "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "

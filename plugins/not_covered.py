@@ -13,8 +13,8 @@ import pytest
 from fixtures.inventory import Inventory, InventoryError, load
 from fixtures.probes.capabilities import NODE_CAPABILITIES
 from plugins.checks import required_ids
-from plugins.keys import Settings
 from plugins.marks import may_run
+from plugins.session import Settings
 
 FOLDER = "inventory"
 SITE_THRESHOLDS = ".thresholds"  # the end of the stem of a site's thresholds, which lie in the same folder

@@ -17,8 +17,8 @@ from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
 from fixtures.redact import hide
 from plugins.checks import required_ids
-from plugins.keys import INVENTORY, PLANT, SETTINGS, Settings, settings_of
 from plugins.plants import load_plants, plant_of
+from plugins.session import INVENTORY, PLANT, SETTINGS, Settings, settings_of
 
 if TYPE_CHECKING:
     from fixtures.plants.plant import Plant

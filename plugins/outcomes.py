@@ -16,9 +16,10 @@ from fixtures.catalogue import load_catalogue
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from plugins.durations import shared_setup_s
 from plugins.evidence import slugify
-from plugins.keys import CHECK, INTERRUPTION, RUN, TOLD, WAITED_S, CheckState, settings_of
+from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, module_of
-from plugins.terminal import clean, clean_report
+from plugins.output import clean, clean_report
+from plugins.session import CHECK, RUN, TOLD, WAITED_S, CheckState, settings_of
 
 OUTCOMES = ("passed", "failed", "error", "not_covered", "blocked_by_hardware", "known_defect")
 _WORDS = {

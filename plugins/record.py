@@ -16,10 +16,11 @@ import pytest
 from fixtures.basics.check_source import TESTS
 from fixtures.redact import redacted
 from plugins import job_summary
-from plugins.keys import CHECK, INTERRUPTION, RECORDER, Settings, settings_of
+from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records
 from plugins.outcomes import INTERRUPTED, record_of
 from plugins.plants import judge
+from plugins.session import CHECK, Settings, settings_of
 from plugins.verdict import Verdict, decide, label
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +201,14 @@ class Recorder:
             "markers": self.config.getoption("markexpr"),
             "part": part,
         }
+
+
+RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
+
+
+def recorder_of(config: pytest.Config) -> Recorder | None:
+    """What gathers the record, in the one process that writes it."""
+    return config.stash.get(RECORDER, None)
 
 
 def declared_nodes(inventory: Any) -> list[dict[str, Any]]:

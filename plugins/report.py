@@ -17,11 +17,11 @@ from markupsafe import Markup
 
 from fixtures.catalogue import load_catalogue
 from plugins.drawing import timeline_svg, topology_svg
-from plugins.keys import CHECK, recorder_of, settings_of
 from plugins.not_covered import grouped
 from plugins.options import makes_page
 from plugins.outcomes import OUTCOMES
-from plugins.record import Recorder
+from plugins.record import Recorder, recorder_of
+from plugins.session import CHECK, settings_of
 from plugins.summary import again
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"

@@ -13,8 +13,8 @@ import pytest
 
 from fixtures.basics.check_source import TESTS
 from fixtures.deadline import Deadline
-from plugins.keys import RECORDER
 from plugins.outcomes import INTERRUPTED
+from plugins.record import RECORDER
 from plugins.verdict import label
 
 # closed pipes tell xdist of a process that ended; both are longer than the last words of a process take to be read

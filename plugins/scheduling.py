@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from plugins.keys import RECORDER, settings_of
 from plugins.lifecycle import ALONE_ON_NODES
+from plugins.record import RECORDER
 from plugins.runner_deaths import RunnerDeaths
+from plugins.session import settings_of
 
 try:
     from xdist.scheduler import LoadScopeScheduling

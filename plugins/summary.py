@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from plugins.keys import Settings, recorder_of
 from plugins.not_covered import Group, grouped
 from plugins.outcomes import first_line
+from plugins.record import recorder_of
+from plugins.session import Settings
 from plugins.verdict import by_reason, label
 
 

@@ -1,81 +1,76 @@
-"""What the terminal shows of others: their secrets hidden, their control characters escaped; pytest's colours stay."""
+"""The end of a session: the record is judged, reports/latest points to it, and the verdict is the last line."""
 
 from __future__ import annotations
 
-import secrets
-import sys
-from contextlib import nullcontext
-from typing import Any
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
-from fixtures.printable import printable
-from fixtures.redact import redact, redacted
-
-NEW_LINE = "\n"
-
-
-def clean(text: str) -> str:
-    """Text of a node, a log or a server, as a report and a terminal may have it."""
-    return printable(redact(text))
-
-
-def clean_report(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """In place: its traceback, what was captured, and its reason. A traceback that changes loses its colours."""
-    if isinstance(report.longrepr, tuple):
-        path, line, reason = report.longrepr
-        report.longrepr = (path, line, clean(reason))
-    elif report.longrepr is not None and clean(text := report.longreprtext) != text:
-        report.longrepr = clean(text)
-    if isinstance(report, pytest.TestReport):
-        report.user_properties = [(name, redacted({name: value})[name]) for name, value in report.user_properties]
-    report.sections = [(name, clean(content)) for name, content in report.sections]
-
-
-def show_at_once(config: pytest.Config, text: str, stream: str = "stderr") -> None:
-    """Shows a line although pytest keeps what is printed meanwhile."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    terminal = config.pluginmanager.getplugin("terminalreporter")  # not on an xdist runner
-    with capture.global_and_fixture_disabled() if capture else nullcontext():
-        if terminal:
-            terminal.ensure_newline()
-            terminal.flush()
-        # the controller's line of dots may stand where a runner writes
-        start = NEW_LINE if hasattr(config, "workerinput") else ""
-        print(f"{start}{clean(text)}", file=getattr(sys, stream), flush=True)
-
-
-def say(config: pytest.Config, text: str, **colours: bool) -> None:
-    """Writes a line of the suite's own, also where pytest's terminal is switched off."""
-    if terminal := config.pluginmanager.getplugin("terminalreporter"):
-        terminal.write_line(text, **colours)
-    else:
-        show_at_once(config, text, "stdout")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_metadata(metadata: dict[str, Any]) -> None:
-    """pytest-metadata puts a CI's environment variables into every report."""
-    metadata.update(redacted(metadata))
+from plugins.output import say
+from plugins.plants import CAUGHT
+from plugins.record import recorder_of
+from plugins.session import settings_of
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Everything that pytest and its plugins write passes here: warnings, progress, summaries and internal errors."""
-    if not config.pluginmanager.hasplugin("terminalreporter"):
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """After every fixture's tear-down, before pytest-html's page."""
+    recorder = recorder_of(session.config)
+    if recorder is None:
         return
-    writer = config.get_terminal_writer()
-    markup, write, write_raw = writer.markup, writer.write, writer.write_raw
-    # stands for the escape character in what pytest paints; no node can guess it
-    escape = "".join(chr(0xF0000 + secrets.randbelow(0xFFF0)) for _ in range(2))
+    if recorder.usage_errors:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    recorder.finish(exitstatus)
+    if session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+        assert recorder.verdict is not None
+        session.exitstatus = recorder.verdict.exit_status
+        point_latest(recorder.settings.report_dir)  # here already: whatever breaks after it, the newest run is this one
 
-    def write_clean(msg: str, **how: bool) -> None:
-        start = "\r" if msg.startswith("\r") else ""  # lines of progress are rewritten
-        write(start + clean(msg[len(start) :]), **how)
 
-    writer.code_highlight = False  # pytest highlights in the middle of an assertion's message, which may hold anything
-    writer.markup = lambda text, **colours: markup(printable(text), **colours).replace(  # type: ignore[method-assign]
-        "\x1b", escape
-    )
-    writer.write = write_clean  # type: ignore[method-assign]
-    writer.write_raw = lambda msg, **how: write_raw(msg.replace(escape, "\x1b"), **how)  # type: ignore[method-assign]
+class LastWord:
+    """Outermost around the end of the session: after pytest-html's page and pytest's own summary line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._begun, self._folder = False, folder
+
+    def pytest_runtest_logstart(self) -> None:
+        """From its first check on a run is the newest: whatever ends it, no earlier verdict is read for its own."""
+        if not self._begun:
+            self._begun = True
+            point_latest(self._folder)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        result = yield
+        recorder = recorder_of(session.config)
+        assert recorder is not None
+        folder = recorder.settings.report_dir
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            shutil.rmtree(folder)
+            for text in recorder.usage_errors:
+                say(session.config, f"ERROR: {text}", red=True)
+        elif verdict := recorder.verdict:
+            session.exitstatus = verdict.exit_status  # pytest's own --max-warnings sets another
+            green, page = verdict.word == "ACCEPTED", folder / "report.html"
+            if plant := recorder.data["plant"]:
+                caught = plant["word"] == CAUGHT
+                say(session.config, plant["line"], bold=True, green=caught, red=not caught)
+            say(session.config, f"report: {page if page.is_file() else folder / 'run.json'}")
+            say(session.config, verdict.line, bold=True, green=green, red=not green)
+        return result
+
+
+def point_latest(folder: Path) -> None:
+    """Let reports/latest point at this run, at once for whoever looks."""
+    fresh = folder.with_name(f".latest-{folder.name}")
+    fresh.symlink_to(folder.name, target_is_directory=True)
+    os.replace(fresh, folder.with_name("latest"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings = settings_of(config)
+    if settings is not None and settings.writes:
+        config.pluginmanager.register(LastWord(settings.report_dir), "acceptance-last-word")

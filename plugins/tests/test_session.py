@@ -77,7 +77,7 @@ def test_a_wait_for_another_run_is_no_check_s_time(suite, args):
     test = """
         @pytest.fixture
         def nodes(pytestconfig):
-            from plugins.keys import RUN
+            from plugins.session import RUN
             import time
             time.sleep(3)
             pytestconfig.stash[RUN].waits.append({"what": "wait: x", "start_s": 0.0, "duration_s": 3.0})

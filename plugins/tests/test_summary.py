@@ -141,7 +141,7 @@ PROGRESS = """
 
     @pytest.mark.check("M00-02")
     def test_second(pytestconfig):
-        from plugins.terminal import show_at_once
+        from plugins.output import show_at_once
         show_at_once(pytestconfig, "local: etcd is unpacked")
 """
 

@@ -18,7 +18,6 @@ from fixtures.nodes import Node, RemoteError
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.outcomes import BringUpFailed, CouldNotLook
 from fixtures.probes.probe import interface_of, links
-from fixtures.pytest_fixtures import profile_of
 from fixtures.run import Run
 from fixtures.services.base import ServiceFailed
 from fixtures.services.ucx import net_devices
@@ -60,7 +59,7 @@ def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> di
     """
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     cases = sorted({call["profile"] for call in calls if "profile" in call}, reverse=True)
-    wanted = list(dict.fromkeys(profile_of(case, run.inventory) for case in cases))
+    wanted = list(dict.fromkeys(run.inventory.cluster.profile_of(case) for case in cases))
     if absent := [profile for profile in wanted if not path_of(run.report_dir, profile).exists()]:
         on = serving_nodes(run.inventory.nodes)
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name

@@ -1,4 +1,4 @@
-"""What the plugins keep in `config.stash` and `item.stash`, by typed keys."""
+"""What the plugins share about a session and its checks, by typed keys of `config.stash` and `item.stash`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from fixtures.basics.check_source import KnownCheck
     from fixtures.inventory.model import Inventory
     from fixtures.plants.plant import Plant
-    from plugins.interruption import Interruption
-    from plugins.record import Recorder
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,6 @@ SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
 WAITED_S: pytest.StashKey[float] = pytest.StashKey()  # of the Run's waits, what no check's duration holds
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
-INTERRUPTION: pytest.StashKey[Interruption] = pytest.StashKey()
-RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
 INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
 PLANT: pytest.StashKey[type[Plant] | None] = pytest.StashKey()
 SETUPS: pytest.StashKey[dict[int, tuple[str, float]]] = pytest.StashKey()  # of a fixture: for which test, seconds
@@ -74,8 +70,3 @@ TOLD: pytest.StashKey[set[str]] = pytest.StashKey()  # ids of checks whose bring
 def settings_of(config: pytest.Config) -> Settings | None:
     """The session's settings, or None when tests_by_module is not under test."""
     return config.stash.get(SETTINGS, None)
-
-
-def recorder_of(config: pytest.Config) -> Recorder | None:
-    """What gathers the record, in the one process that writes it."""
-    return config.stash.get(RECORDER, None)
