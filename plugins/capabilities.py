@@ -27,7 +27,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         names = [node.name for node in settings.inventory.with_role(role)] if role else None
         if names == []:
             _skip(item, f"no node of the inventory has the role {role!r}")
-        state.nodes += [name for name in names or () if name not in state.nodes]
+        state.evidence.nodes(*names or ())
         look = item.config.stash[RUN].capabilities().look(capabilities, node_names=names)
         if look.state == "not_declared":
             _skip(item, look.text)

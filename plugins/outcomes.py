@@ -12,10 +12,12 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from fixtures.basics.check_source import title_of
+from fixtures.basics.evidence import Evidence, slugify
+from fixtures.basics.findings import FoundWrong
+from fixtures.basics.measure import Measure
 from fixtures.catalogue import load_catalogue
 from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from plugins.durations import shared_setup_s
-from plugins.evidence import slugify
 from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, module_of
 from plugins.output import clean, clean_report
@@ -44,15 +46,19 @@ def case_of(item: pytest.Item) -> str:
 def pytest_collection_finish(session: pytest.Session) -> None:
     settings = settings_of(session.config)
     told = session.config.stash[TOLD] = set()
-    for item in session.items if settings else ():
-        if module_of(item) is None:
+    for item in session.items:
+        if settings is None or module_of(item) is None:
             continue
         check_id = arguments(item, "check")["id"]  # type: ignore[index]
         if not session.config.getoption("maxfail"):  # else the check may not be reached
             told.add(check_id)
         case = case_of(item)
         folder = f"{check_id}-{slugify(case)}" if case else check_id
-        item.stash[CHECK] = CheckState(check_id, settings.report_dir / "evidence" / folder)  # type: ignore[union-attr]
+        item.stash[CHECK] = CheckState(
+            check_id,
+            Measure(check_id, settings.thresholds.get(check_id, {})),
+            Evidence(settings.report_dir / "evidence" / folder),
+        )
         item.user_properties.append(("check", check_id))
 
 
@@ -139,6 +145,9 @@ def _outcome(
             return "not_covered", state.skip_reason
         why = getattr(report, "wasxfail", None) or _last_line(report)
         return "error", f"skipped or excused by something that is not the capability plugin: {why}"
+    if isinstance(error, FoundWrong):
+        state.findings = error.findings
+        state.evidence.nodes(*(finding.node for finding in error.findings if finding.node))
     if isinstance(error, BlockedByHardware):
         return "blocked_by_hardware", str(error)
     if isinstance(error, BringUpFailed):
@@ -215,11 +224,12 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "outcome": state.outcome,
         "reason": state.reason,
         "covered_by": state.covered_by,
-        "nodes": state.nodes or (all_nodes if len(all_nodes) == 1 else []),
+        "findings": [{"text": clean(each.text), "node": each.node} for each in state.findings],
+        "nodes": state.evidence.node_names or (all_nodes if len(all_nodes) == 1 else []),
         "duration_s": round(state.duration_s, 4),
         "shared_setup_s": round(shared_setup_s(item), 4),
-        "measurements": [measurement.as_dict() for measurement in state.measurements],
-        "evidence": list(state.evidence),
+        "measurements": [measurement.as_dict() for measurement in state.measure.measurements],
+        "evidence": list(state.evidence.entries),
         "by_hand": check.get("by_hand", ""),
         "causes": [n for n in check.get("causes", ()) if load_catalogue()[n].is_possible(settings.inventory)],
     }

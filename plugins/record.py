@@ -132,6 +132,7 @@ class Recorder:
             "outcome": "error",
             "reason": reason,
             "covered_by": None,
+            "findings": [],
             "nodes": [],
             "duration_s": 0.0,
             "shared_setup_s": 0.0,

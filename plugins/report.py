@@ -76,7 +76,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if state is not None and report.when == "teardown" and makes_page(item.config):
         from pytest_html import extras
 
-        links = [extras.url(entry["path"], escape(entry["title"])) for entry in state.evidence]
+        links = [extras.url(entry["path"], escape(entry["title"])) for entry in state.evidence.entries]
         report.extras = [*getattr(report, "extras", []), *links]  # type: ignore[attr-defined]
     return report
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fixtures.measure import Measurement, Threshold
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Finding
+from fixtures.basics.measure import Measure
+from fixtures.measure import Threshold
 
 if TYPE_CHECKING:
     from fixtures.basics.check_source import KnownCheck
@@ -41,13 +44,11 @@ class Settings:
 class CheckState:
     """What one check has left behind while it runs."""
 
-    def __init__(self, check_id: str, evidence_dir: Path) -> None:
+    def __init__(self, check_id: str, measure: Measure, evidence: Evidence) -> None:
         self.check_id = check_id
-        self.evidence_dir = evidence_dir
-        self.nodes: list[str] = []
-        self.measurements: list[Measurement] = []
-        self.judged = 0  # how many of the measurements have been judged
-        self.evidence: list[dict[str, str]] = []
+        self.measure = measure
+        self.evidence = evidence
+        self.findings: tuple[Finding, ...] = ()  # of what it failed by
         self.missing: str | None = None  # why the declared capability is not there
         self.skip_reason: str | None = None  # set by the capability plugin, the only one that skips
         self.covered_by: list[str] | None = None  # of a skipped check: the inventories that declare what it needs

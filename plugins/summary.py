@@ -36,7 +36,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     def bad() -> Iterator[str]:
         for check in checks:
             if check["outcome"] in ("failed", "error"):
-                yield f"{label(check)} {check['title']}: {first_line(check['reason'])}"
+                said = check["reason"].splitlines() if check["findings"] else [first_line(check["reason"])]
+                if len(said) == 1:
+                    yield f"{label(check)} {check['title'].removesuffix('.')}: {said[0]}"
+                else:
+                    yield f"{label(check)} {check['title'].removesuffix('.')}:"
+                    yield from (f"  {line}" for line in said)
                 yield f"  again: {again(recorder.settings, check, config.rootpath)}"
 
     def excused(outcome: str) -> Iterator[str]:

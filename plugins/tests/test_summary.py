@@ -162,3 +162,45 @@ def test_a_plant_that_does_not_exist_is_refused_also_when_checks_are_only_listed
         result = suite.run("--plant", "nosuch", only)
         assert result.ret == 4
         assert "there is no plant 'nosuch'" in str(result.stderr) + str(result.stdout)
+
+
+FINDINGS = """
+    from fixtures.basics.findings import Findings
+
+    @pytest.mark.check("M00-01")
+    def test_two():
+        "Every key has a lease."
+        findings = Findings(["the key <a> has none"])
+        findings.add("the key b has none", node="local")
+        findings.judge(about="of 2 keys")
+
+    @pytest.mark.check("M00-02")
+    def test_one():
+        "Every key is there."
+        Findings(["the key c is gone"]).judge()
+
+    @pytest.mark.check("M00-03")
+    @pytest.mark.known_defect(issue="x#1", versions="<1.7", shows="key d", reason="r")
+    def test_known():
+        Findings(["the key d is gone", "the key e is gone"]).judge()
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_findings_are_a_line_each(suite, args):
+    suite.module(0, FINDINGS)
+    result = suite.run(*args)
+    at = result.outlines.index("M00-01 Every key has a lease:")
+    assert result.outlines[at + 1 : at + 4] == [
+        "  of 2 keys:",
+        "  the key <a> has none",
+        "  local: the key b has none",
+    ]
+    assert "M00-02 Every key is there: the key c is gone" in result.outlines
+    checks = {check["id"]: check for check in suite.record()["checks"]}
+    assert checks["M00-01"]["reason"] == "of 2 keys:\nthe key <a> has none\nlocal: the key b has none"
+    assert checks["M00-01"]["findings"][1] == {"text": "the key b has none", "node": "local"}
+    assert checks["M00-03"]["outcome"] == "known_defect"
+    page = (suite.latest / "report.html").read_text(encoding="utf-8")
+    assert "<li>the key &lt;a&gt; has none</li><li>local: the key b has none</li></ul>" in page
+    assert "<p>of 2 keys:</p>" in page and '<pre class="reason">the key c is gone</pre>' in page
