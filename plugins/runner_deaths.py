@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from fixtures.deadline import Deadline
+from fixtures.deadline import pause
 from plugins.outcomes import INTERRUPTED
 from plugins.record import RECORDER
 from plugins.verdict import label
@@ -97,7 +97,7 @@ def _tell_xdist_of_its_end(node: Any) -> None:
     from xdist.workermanage import Marker
 
     node.gateway._io.wait()
-    Deadline(TOLD_WITHIN_S, "the last words to be read").pause(TOLD_WITHIN_S)
+    pause(TOLD_WITHIN_S, "the last words to be read")
     node.process_from_remote(Marker.END)  # nothing where it has been told
 
 
