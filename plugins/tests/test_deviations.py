@@ -14,8 +14,10 @@ import pytest
 from fixtures.clients import access, http
 from fixtures.clients.inference import InferenceEndpoint, listed_models
 from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import Deployment, discard, new_worker
-from fixtures.deployments.deployment import start as start_services
+from fixtures.deployments.bring_up import new_worker
+from fixtures.deployments.bring_up import start as start_services
+from fixtures.deployments.deployment import Deployment, discard
+from fixtures.deployments.readiness import wait_until_serving
 from fixtures.inventory import load
 from fixtures.inventory.loader import SUITE
 from fixtures.run import Run
@@ -78,7 +80,7 @@ def theirs(
             for service in deployment.services:
                 service.start(Deadline(60, service.name))
             deployment.shared = True
-            deployment.wait_until_serving(Deadline(60, "a completion"))
+            wait_until_serving(deployment, Deadline(60, "a completion"))
         yield deployment
     finally:
         discard(deployment)

@@ -7,6 +7,7 @@ import pytest
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
+from fixtures.deployments.readiness import wait_until_serving
 from fixtures.load.plan import ORDINARY_TOKENS
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
@@ -29,7 +30,7 @@ def advertise(deployment: Deployment, budget: TokenBudget) -> None:
             etcd.put(worker.card_key.name, json.dumps(card), lease_id=worker.card_key.lease_id)
     deployment.frontend.kill()
     deployment.frontend.launch()
-    deployment.wait_until_serving(Deadline(SERVES_WITHIN_S, "the frontend to serve with the new cards"))
+    wait_until_serving(deployment, Deadline(SERVES_WITHIN_S, "the frontend to serve with the new cards"))
 
 
 def refusal(errors: ExpectedErrors, wrong: list[str]) -> str:

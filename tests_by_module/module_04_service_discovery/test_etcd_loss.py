@@ -10,6 +10,7 @@ import pytest
 from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.readiness import wait_until_serving
 from fixtures.outcomes import CouldNotLook
 from fixtures.run import Run
 
@@ -133,6 +134,6 @@ def test_etcd_away_for_longer_than_the_lease(run: Run, measure, evidence):
             process.launch()
         for worker in deployment.workers:
             deployment.wait_until_registered(worker, back)
-        deployment.wait_until_serving(back)
+        wait_until_serving(deployment, back)
         measure("back_after_restart_s", back.elapsed_s)
     measure.judge()

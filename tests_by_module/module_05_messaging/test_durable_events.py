@@ -8,6 +8,7 @@ import pytest
 from fixtures.clients.kv_events import decode
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.readiness import wait_until_serving
 from fixtures.dynamo_versions import dialect
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
@@ -108,7 +109,7 @@ def test_durable_kv_events_are_replayed_to_a_restarted_router(durable: Durable, 
     deployment.frontend.kill()
     back = Deadline(READY_WITHIN_S, "the frontend to serve again")
     deployment.frontend.start(back)
-    deployment.wait_until_serving(back)
+    wait_until_serving(deployment, back)
     measure("served_again_s", back.elapsed_s)
     after = ask(deployment, durable.asked.prompt, max_tokens=2)
     measure("kv_hit_rate_after_restart", after.answer.kv_hit_rate)

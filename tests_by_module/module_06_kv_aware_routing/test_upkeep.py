@@ -7,6 +7,7 @@ import pytest
 
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.deployments.readiness import wait_until_serving
 from fixtures.deployments.registry import RegisteredWorker
 from fixtures.inventory.model import Inventory
 from fixtures.load.traces import Tokens, Traces, expected_hits
@@ -181,7 +182,7 @@ def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, 
     own.frontend.kill()
     own.frontend.launch()
     served = Deadline(READY_WITHIN_S, "the restarted frontend to serve")
-    own.wait_until_serving(served)
+    wait_until_serving(own, served)
     measure("frontend_back_s", served.elapsed_s)
     recovered = Deadline((KNOWN - 2) * ASKED_EVERY_S, "the restarted frontend to know what workers have cached")
     ask = zip(known, servers, strict=True)

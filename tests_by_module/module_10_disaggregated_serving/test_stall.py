@@ -7,6 +7,7 @@ import pytest
 
 from fixtures.clients.answer import Answer
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
+from fixtures.deployments.readiness import wait_until_serving
 from fixtures.faults import Stopped, in_place
 from fixtures.oracle.ask import ask, ask_all
 from fixtures.oracle.prompts import Prompt
@@ -40,7 +41,7 @@ def _restarted(sides: Sides, worker: Worker) -> None:
         worker.kill()
     worker.start(Deadline(worker.runtime.spec.settings.ready_within_s, f"{worker.name} to be ready again"))
     sides.wait_until_back(worker, registered)
-    sides.deployment.wait_until_serving(Deadline(SERVES_WITHIN_S, "a first completion of both sides"))
+    wait_until_serving(sides.deployment, Deadline(SERVES_WITHIN_S, "a first completion of both sides"))
 
 
 @pytest.fixture(scope="module")
