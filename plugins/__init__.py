@@ -21,7 +21,7 @@ ALL = [
     "plugins.scheduling",
 ]
 
-# They import each other; told to pytest beforehand, whichever is imported first.
+# Some import others: pytest must know all of them before it imports the first.
 pytest.register_assert_rewrite(*ALL)
 
 
