@@ -18,8 +18,8 @@ from plugins.plants import modules_of
 from plugins.session import PLANT, settings_of
 
 MARKERS = {
-    "check(id, by_hand='', causes=())": "the check that this test is, the command to see it by hand, and numbers of "
-    "known failures (fixtures/catalogue.yaml) that look like its failure",
+    "check(id, by_hand='', causes=(), judged='', evidence='')": "the check that this test is; fixtures/basics/check.py "
+    "says what each argument means",
     "needs(*capabilities, role=None)": f"what must be there, else it is not covered: {', '.join(CAPABILITIES)}; "
     "asked of the nodes that have the role, or of all",
     "known_defect(issue, versions, shows, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the "
@@ -54,7 +54,7 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
     marker = item.get_closest_marker(name)
     if marker is None:
         return None
-    names = {"check": ("id", "by_hand", "causes"), "known_defect": DEFECT}[name]
+    names = {"check": ("id", "by_hand", "causes", "judged", "evidence"), "known_defect": DEFECT}[name]
     given = dict(zip(names, marker.args, strict=False)) | dict(marker.kwargs)
     if len(marker.args) > len(names) or set(given) - set(names):
         raise ValueError(f"{name} takes {', '.join(names)}")
@@ -118,7 +118,7 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         return [str(error)]
     named = CHECK_ID.fullmatch(str(check.get("id"))) if check else None
     if check is None or named is None:
-        return ['no check id; mark it with @pytest.mark.check("M<module>-<number>")']
+        return ['no check id; mark it with @check("M<module>-<number>", judged="…")']
     item.extra_keyword_matches.add(check["id"])  # for -k
     module = MODULE.fullmatch(module_of(item) or "")
     if module is None or named[1] != module[1]:

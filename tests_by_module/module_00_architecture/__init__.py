@@ -1,1 +1,1 @@
-"""Module 00: every component of the picture is there, and speaks to the ones it should."""
+"""Module 00: every component is there, where the inventory says, and a request passes each hop once."""

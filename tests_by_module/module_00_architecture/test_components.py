@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import listed_models
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.offered import look
@@ -15,10 +16,16 @@ from fixtures.probes.offered import is_declared
 from fixtures.run import Run
 
 
-@pytest.mark.check("M00-01", by_hand="ansible -i INVENTORY all -m ping")
+@check(
+    "M00-01",
+    judged="connected over SSH or locally, our probe ran, a lease for this run was granted, for each node of the "
+    "inventory",
+    evidence="table of nodes",
+    by_hand="ansible -i INVENTORY all -m ping",
+)
 @pytest.mark.smoke
 def test_every_declared_node_answers(run: Run, evidence):
-    """Every declared node answers, runs our probe and grants this run its lease."""
+    """Every declared node answers, runs the suite's probe and grants this run its lease."""
     found = run.facts()
     evidence.table(
         "nodes",
@@ -39,7 +46,13 @@ def test_every_declared_node_answers(run: Run, evidence):
     assert set(found) == declared, f"the nodes {sorted(found)} answer, declared are {sorted(declared)}"
 
 
-@pytest.mark.check("M00-02", by_hand="curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'", causes=[19, 26, 28])
+@check(
+    "M00-02",
+    judged="a real completion of one token through frontend, router and a worker",
+    evidence="parts of the bring-up, in seconds",
+    by_hand="curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'",
+    causes=[19, 26, 28],
+)
 @pytest.mark.smoke
 def test_deployment_comes_up_and_answers(run: Run, evidence):
     """The declared deployment comes up and answers a one-token completion through frontend, router and a worker."""
@@ -52,11 +65,18 @@ def test_deployment_comes_up_and_answers(run: Run, evidence):
     assert answer.usage and answer.usage["completion_tokens"] == 1, f"one token was asked for: {answer.describe()}"
 
 
-@pytest.mark.check("M00-03", by_hand="etcdctl get --prefix v1/instances/", causes=[21, 28])
+@check(
+    "M00-03",
+    judged="listening processes and etcd's keys against the inventory: none missing, none more, none in another "
+    "namespace, none registered with nobody behind",
+    evidence="table of components",
+    by_hand="etcdctl get --prefix v1/instances/",
+    causes=[21, 28],
+)
 @pytest.mark.needs("worker_port")
 @pytest.mark.smoke
 def test_components_found_are_those_declared(picture: Picture, deployment: Deployment, inventory: Inventory, evidence):
-    """The components found on the nodes and in etcd are those that the inventory declares: none missing, none more."""
+    """The nodes and etcd hold exactly the components that the inventory declares: none missing, none extra."""
     evidence.table(
         "components",
         ["component", "node", "address", "version", "declared", "found"],
@@ -81,12 +101,19 @@ def test_components_found_are_those_declared(picture: Picture, deployment: Deplo
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M00-04", by_hand="ss -tlnp", causes=[27])
+@check(
+    "M00-04",
+    judged="each is reached at its node's data address; none listens on every address, unless `private_network` is "
+    "declared",
+    evidence="listening sockets",
+    by_hand="ss -tlnp",
+    causes=[27],
+)
 @pytest.mark.needs("worker_port")
 def test_components_listen_where_the_inventory_says(
     run: Run, picture: Picture, deployment: Deployment, inventory: Inventory, evidence
 ):
-    """Each component listens at the data address of its node, and nowhere that everyone reaches."""
+    """Each component listens at its node's data address, and none listens where everyone can reach it."""
     found = [component for component in picture.components if component.found]
     assert found, "no component was found: nothing to look at"
     evidence.table(
@@ -131,10 +158,16 @@ def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[
     return [f"{', '.join(parts)} {what}" for what, parts in told.items() if parts]
 
 
-@pytest.mark.check("M00-05", by_hand="VENV/bin/python -m dynamo.frontend --version", causes=[12])
+@check(
+    "M00-05",
+    judged="the version in the environment of each process that is found behind a port, not the one we installed",
+    evidence="versions and commands",
+    by_hand="VENV/bin/python -m dynamo.frontend --version",
+    causes=[12],
+)
 @pytest.mark.needs("worker_port")
 def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evidence):
-    """The processes that serve run from an environment with the declared version of Dynamo; servers tell theirs."""
+    """Every serving process runs the declared version of Dynamo; etcd and NATS report their versions."""
     declared = run.product_version()
     dynamo = [c for c in picture.components if c.found and c.kind in ("frontend", "worker")]
     assert dynamo, "no frontend or worker was found: nothing to look at"
@@ -157,10 +190,17 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M00-06", by_hand="ss -tnp state established", causes=[20])
+@check(
+    "M00-06",
+    judged="established TCP connections once each worker was sent a request: frontend and workers to etcd and NATS, "
+    "frontend to each worker",
+    evidence="connections",
+    by_hand="ss -tnp state established",
+    causes=[20],
+)
 @pytest.mark.needs("worker_port")
 def test_components_are_connected_as_the_picture_shows(picture: Picture, deployment: Deployment, evidence):
-    """Frontend and workers are connected to etcd and, where a plane needs it, to NATS; the frontend to each worker."""
+    """Frontend and workers are connected to etcd and, where a plane uses it, to NATS; the frontend to each worker."""
     planes = deployment.settings
     workers, frontends = picture.of_kind("worker"), picture.of_kind("frontend")
     assert workers and frontends, "no worker or no frontend was found: nothing to look at"
@@ -175,7 +215,12 @@ def test_components_are_connected_as_the_picture_shows(picture: Picture, deploym
     assert not absent, "; ".join(absent)
 
 
-@pytest.mark.check("M00-08", by_hand="curl FRONTEND/v1/models", causes=[24])
+@check(
+    "M00-08",
+    judged="`/v1/models` lists it, alone where the suite has started it, and answers carry its name",
+    by_hand="curl FRONTEND/v1/models",
+    causes=[24],
+)
 def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
     """The frontend lists the declared model, others only where it is shared, and answers under its name."""
     declared = deployment.settings.model_name
@@ -185,9 +230,14 @@ def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
     assert named == {declared}, f"answers name the model {named}, asked for was {declared}"
 
 
-@pytest.mark.check("M00-09", by_hand="nvidia-smi -L; rdma link")
+@check(
+    "M00-09",
+    judged="declared against probed on each node, both ways; on an embedded profile what is found besides is only told",
+    evidence="found and not declared",
+    by_hand="nvidia-smi -L; rdma link",
+)
 def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, evidence):
-    """What the nodes are declared to have is there; what is there besides is told, and fails a site's inventory."""
+    """Every declared capability is present. An undeclared one fails the check, except in an embedded inventory."""
     table = run.capabilities()
     missing, undeclared = table.missing(), table.undeclared()
     if inventory.cluster.dynamo_embedded:
@@ -196,7 +246,13 @@ def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, e
     assert not missing + undeclared, "; ".join(missing + undeclared)
 
 
-@pytest.mark.check("M00-16", by_hand="etcdctl get --prefix v1/event_channels/; etcdctl get --prefix v1/instances/")
+@check(
+    "M00-16",
+    judged="the transports and publishers that workers have registered in etcd; an answer predicts hits in mode kv "
+    "only",
+    evidence="table: declared and found",
+    by_hand="etcdctl get --prefix v1/event_channels/; etcdctl get --prefix v1/instances/",
+)
 def test_planes_and_router_are_those_declared(deployment: Deployment, inventory: Inventory, evidence):
     """Requests and events go over the declared planes, and the router predicts hits only in the declared mode kv."""
     cluster, found = inventory.cluster, look(deployment)

@@ -2,17 +2,25 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from tests_by_module.module_00_architecture.request_path import RequestPath, workers_on_the_way
 
 
-@pytest.mark.check("M00-07", by_hand="curl FRONTEND/metrics | grep requests_total", causes=[48])
+@check(
+    "M00-07",
+    judged="over six requests, counters of frontend, router and each worker move by exactly what was sent and by "
+    "what the answers name; where prefill and decode are apart, the router and the workers by twice that",
+    evidence="what each hop counted",
+    by_hand="curl FRONTEND/metrics | grep requests_total",
+    causes=[48],
+)
 @pytest.mark.needs("system_port")
 def test_requests_pass_every_hop_once(
     request_path: RequestPath, deployment: Deployment, inventory: Inventory, evidence
 ):
-    """Each request is counted once by the frontend, and by the router and a worker once for each worker on its way."""
+    """The frontend counts each request once; the router and each worker on its path count it once, too."""
     path = request_path
     passed = path.sent * workers_on_the_way(inventory)
     evidence.table(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import in_parallel
 from fixtures.inventory.model import Inventory, NodeSpec
@@ -43,9 +44,14 @@ def short(host_name: str) -> str:
     return host_name.partition(".")[0].lower()
 
 
-@pytest.mark.check("M00-10", by_hand="on each node: hostname")
+@check(
+    "M00-10",
+    judged="each node's own host name is the inventory's (or `dynamo_hostname`), domains aside; no two are equal",
+    evidence="table of host names",
+    by_hand="on each node: hostname",
+)
 def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, evidence):
-    """Each node calls itself what the inventory does, and no two by the same name."""
+    """Each node has the host name that the inventory gives it, and no two nodes have the same one."""
     told: dict[str, str] = {name: facts["system"]["hostname"] for name, facts in run.facts().items()}
     evidence.table("host names", ["node", "host name"], told.items())
     wrong = [
@@ -58,10 +64,16 @@ def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, 
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M00-11", by_hand="on each node: VENV/bin/python -m pip list; etcd --version", causes=[12])
+@check(
+    "M00-11",
+    judged="pinned packages of runtimes, etcd and NATS as found on each node, wherever more than one has them",
+    evidence="table of versions",
+    by_hand="on each node: VENV/bin/python -m pip list; etcd --version",
+    causes=[12],
+)
 @pytest.mark.needs("runtime")
 def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
-    """What is installed on several nodes is installed on each in the same version: runtimes, and etcd and NATS."""
+    """Runtimes, etcd and NATS have the same version on every node that has them."""
     versions: dict[str, dict[str, str]] = defaultdict(dict)
     for name, equipment in run.equipment().items():
         for package, version in equipment.runtime.versions.items():
@@ -80,9 +92,16 @@ def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M00-12", by_hand="on each node: chronyc tracking", causes=[80])
+@check(
+    "M00-12",
+    judged="the largest offset between two nodes, taken over SSH; half of each round trip is its error and is not "
+    "counted",
+    evidence="measurements, table of clocks",
+    by_hand="on each node: chronyc tracking",
+    causes=[80],
+)
 def test_clocks_agree(nodes: dict[str, Node], measure, evidence):
-    """The clocks of any two nodes show the same time: latencies between nodes are differences of the two."""
+    """The clocks of any two nodes agree, so that latencies between nodes can be computed from them."""
     clocks = {name: read_wall_clock(node, Deadline(CLOCKS_WITHIN_S, f"{name}'s clock")) for name, node in nodes.items()}
     evidence.table(
         "clocks",
@@ -100,9 +119,15 @@ def test_clocks_agree(nodes: dict[str, Node], measure, evidence):
     measure.judge()
 
 
-@pytest.mark.check("M00-13", by_hand="on each node: ip address", causes=[79])
+@check(
+    "M00-13",
+    judged="each is on an interface of its node: no loopback, not the management's, not link-local",
+    evidence="table of interfaces",
+    by_hand="on each node: ip address",
+    causes=[79],
+)
 def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of, evidence):
-    """Each node's data address is on an interface of that node that is no loopback and not the management's."""
+    """Each node's data address is on an interface of that node, neither loopback nor the management interface."""
     wrong, rows = [], []
     for spec in inventory.nodes:
         found, address = links_of[spec.name], spec.dynamo_data_address
@@ -123,18 +148,30 @@ def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M00-14", by_hand="on each node: nc -l ADDRESS PORT; from others: nc -z ADDRESS PORT", causes=[27])
+@check(
+    "M00-14",
+    judged="a TCP connection from every node to a listener at each one's data address",
+    evidence="connections made",
+    by_hand="on each node: nc -l ADDRESS PORT; from others: nc -z ADDRESS PORT",
+    causes=[27],
+)
 def test_nodes_reach_each_others_data_addresses(nodes: dict[str, Node], evidence):
-    """A TCP connection is made from every node to every node's data address."""
+    """Every node can open a TCP connection to every other node's data address."""
     failed = unreached(list(nodes.values()))
     pairs = len(nodes) ** 2
     evidence.text("connections", f"{pairs - len(failed)} of {pairs} made")
     assert not failed, "; ".join(failed)
 
 
-@pytest.mark.check("M00-15", by_hand="on each node: ip link", causes=[68])
+@check(
+    "M00-15",
+    judged="the MTU of the interfaces that have the data addresses",
+    evidence="table of MTUs",
+    by_hand="on each node: ip link",
+    causes=[68],
+)
 def test_data_links_have_one_mtu(inventory: Inventory, links_of, evidence):
-    """The interfaces of all data addresses have the same MTU: a larger packet of one is lost on its way to another."""
+    """The interfaces of all data addresses have the same MTU, so that no large packet is lost on the way."""
     mtus = {}
     for spec in inventory.nodes:
         if name := interface_of(spec.dynamo_data_address, links_of[spec.name]):

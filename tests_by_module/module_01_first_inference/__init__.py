@@ -1,1 +1,1 @@
-"""Module 01: a runtime installed as pinned, and the first completion that it serves."""
+"""Module 01: the runtime is installed as pinned; cold start to the first token; a first completion, counted right."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import Answer, complete, stream
 from fixtures.deployments.deployment import Deployment
 from tests_by_module.module_01_first_inference.conftest import MAX_TOKENS, PROMPT
@@ -16,10 +17,15 @@ PROMPTS = {
 }
 
 
-@pytest.mark.check("M01-05", by_hand="time curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'")
+@check(
+    "M01-05",
+    judged="times of control plane, processes, first token and their sum against thresholds",
+    evidence="parts of the cold start, measurements",
+    by_hand="time curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'",
+)
 @pytest.mark.needs("managed")
 def test_cold_start_to_first_token(deployment: Deployment, measure, evidence):
-    """From the start of etcd to the first token in bounded time, told part by part."""
+    """The time from the start of etcd to the first token is within its bounds, in every part."""
     parts = {phase.what: phase.duration_s for phase in deployment.phases}
     evidence.table("parts of the cold start", ["part", "seconds"], parts.items())
     measure("control_plane_ready_s", parts["etcd and NATS ready"])
@@ -29,10 +35,15 @@ def test_cold_start_to_first_token(deployment: Deployment, measure, evidence):
     measure.judge()
 
 
-@pytest.mark.check("M01-06", by_hand="curl FRONTEND/v1/completions -d '{…}'", causes=[51])
+@check(
+    "M01-06",
+    judged="text, one finish reason `length`, usage that adds up",
+    by_hand="curl FRONTEND/v1/completions -d '{…}'",
+    causes=[51],
+)
 @pytest.mark.smoke
 def test_first_completion(plain_answer: Answer):
-    """A completion has text, ends because of its length, and its usage adds up."""
+    """A completion has text, finishes by length, and its usage adds up."""
     assert plain_answer.ok, plain_answer.describe()
     assert plain_answer.text, f"the answer has no text: {plain_answer.describe()}"
     assert plain_answer.finish_reasons == ["length"], (
@@ -45,9 +56,14 @@ def test_first_completion(plain_answer: Answer):
     )
 
 
-@pytest.mark.check("M01-07", by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'", causes=[59, 60])
+@check(
+    "M01-07",
+    judged="several chunks with text, one finish reason, usage last, `[DONE]`",
+    by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'",
+    causes=[59, 60],
+)
 def test_first_completion_streamed(streamed_answer: Answer):
-    """A streamed completion comes in several chunks with one finish reason, then usage, then [DONE]."""
+    """A streamed completion arrives in several chunks, then one finish reason, usage and [DONE]."""
     answer = streamed_answer
     assert answer.status == 200, answer.describe()
     assert answer.done, f"the stream ended without [DONE] after {len(answer.chunks)} chunks"
@@ -60,11 +76,17 @@ def test_first_completion_streamed(streamed_answer: Answer):
     assert answer.chunks[-1].get("usage"), "the last chunk before [DONE] carries no usage, which was asked for"
 
 
-@pytest.mark.check("M01-08", by_hand="compare usage.prompt_tokens with the model's tokenizer", causes=[62])
+@check(
+    "M01-08",
+    judged="`usage.prompt_tokens`, plain and streamed, for a word, a sentence, Unicode, a chat, a long prompt, "
+    "against the model's tokenizer",
+    by_hand="compare usage.prompt_tokens with the model's tokenizer",
+    causes=[62],
+)
 @pytest.mark.needs("system_port")
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tokenizer):
-    """The prompt tokens that usage tells, plain and streamed, are those that the model's own tokenizer counts."""
+    """usage.prompt_tokens, plain and streamed, equals the count of the model's own tokenizer."""
     expected = tokenizer.count(PROMPTS[kind])
     for send in (complete, stream):
         answer = send(deployment.endpoint, PROMPTS[kind], max_tokens=1)
@@ -73,8 +95,11 @@ def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tok
         assert told == expected, f"{send.__name__}: usage tells {told} prompt tokens, the tokenizer counts {expected}"
 
 
-@pytest.mark.check(
-    "M01-09", by_hand='curl FRONTEND/v1/completions -d \'{…, "max_tokens": 17, "ignore_eos": true}\'', causes=[62, 64]
+@check(
+    "M01-09",
+    judged="1, 17 and 64 tokens under `ignore_eos`, plain and streamed, counted exactly",
+    by_hand='curl FRONTEND/v1/completions -d \'{…, "max_tokens": 17, "ignore_eos": true}\'',
+    causes=[62, 64],
 )
 @pytest.mark.parametrize("asked", [1, 17, 64])
 def test_completion_tokens_are_those_asked_for(asked: int, deployment: Deployment):
@@ -86,7 +111,12 @@ def test_completion_tokens_are_those_asked_for(asked: int, deployment: Deploymen
         assert told == asked, f"{send.__name__}: usage tells {told} completion tokens, {asked} were asked for"
 
 
-@pytest.mark.check("M01-10", by_hand="send the same prompt twice at temperature 0", causes=[34])
+@check(
+    "M01-10",
+    judged="the same prompt at temperature 0 twice gives the same text",
+    by_hand="send the same prompt twice at temperature 0",
+    causes=[34],
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_greedy_answers_repeat(deployment: Deployment):
     """The same prompt at temperature 0 gives the same text twice."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Deadline
 from fixtures.inventory.model import Inventory
 from fixtures.outcomes import CouldNotLook
@@ -20,7 +21,13 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.check("M01-01", by_hand="uv pip list --python VENV/bin/python", causes=[12])
+@check(
+    "M01-01",
+    judged="version of every pinned package in each node's environment equals the pin",
+    evidence="table of packages",
+    by_hand="uv pip list --python VENV/bin/python",
+    causes=[12],
+)
 @pytest.mark.needs("runtime")
 @pytest.mark.smoke
 def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence):
@@ -40,10 +47,15 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M01-02", by_hand="VENV/bin/python -c 'import dynamo.frontend'")
+@check(
+    "M01-02",
+    judged="every module that the runtime declares imports in a fresh interpreter on the node",
+    evidence="what the imports printed",
+    by_hand="VENV/bin/python -c 'import dynamo.frontend'",
+)
 @pytest.mark.needs("runtime")
 def test_runtime_imports(run: Run, inventory: Inventory, evidence):
-    """Every module that the runtime is declared to carry imports in a fresh interpreter."""
+    """Every module that the runtime declares can be imported in a fresh interpreter."""
     wrong = []
     for name, equipment in run.equipment().items():
         modules = inventory.runtime(inventory.node(name).dynamo_runtime).imports
@@ -56,9 +68,14 @@ def test_runtime_imports(run: Run, inventory: Inventory, evidence):
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M01-03", by_hand="nproc; free -g; df -h ~")
+@check(
+    "M01-03",
+    judged="the smallest node's processors, available memory and free disk against thresholds",
+    evidence="measurements",
+    by_hand="nproc; free -g; df -h ~",
+)
 def test_nodes_have_room(run: Run, inventory: Inventory, measure):
-    """The smallest node has the processors, the memory and the disk that a deployment needs."""
+    """The smallest node has the processors, memory and disk that a deployment needs."""
     found = run.facts()
     for name, facts in found.items():
         for part in ("cpu", "memory", "disk"):
@@ -70,10 +87,15 @@ def test_nodes_have_room(run: Run, inventory: Inventory, measure):
     measure.judge()
 
 
-@pytest.mark.check("M01-04", by_hand="nvidia-smi")
+@check(
+    "M01-04",
+    judged="a GPU with a driver that speaks CUDA on each, all of one kind and driver",
+    evidence="table of GPUs, measurement",
+    by_hand="nvidia-smi",
+)
 @pytest.mark.needs("gpu", "cuda", role="worker")
 def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence, measure):
-    """Every node with workers has a GPU with a driver that speaks CUDA, and all of them the same kind and driver."""
+    """Every node with workers has a GPU whose driver supports CUDA; GPU model and driver are the same on all."""
     found = {spec.name: run.facts()[spec.name] for spec in inventory.with_role("worker")}
     rows = [
         [n, g["name"], g["driver_version"], f["cuda"]["version"], g["memory.total"]]

@@ -1,1 +1,1 @@
-"""Module 02: the HTTP frontend: OpenAI compatibility, streams, errors, limits, cancellation, counters, health."""
+"""Module 02: the frontend's endpoints, streams, parameters, errors, limits, cancellation, counters and health."""

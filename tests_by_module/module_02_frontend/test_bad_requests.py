@@ -7,6 +7,7 @@ from threading import Event
 import httpx
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
@@ -57,10 +58,16 @@ def who_is_there(deployment: Deployment) -> dict[str, object]:
     return alive | {f"worker {worker.hex_id}": "registered" for worker in deployment.registered_workers()}
 
 
-@pytest.mark.check("M02-17", by_hand="curl -i FRONTEND/v1/chat/completions -d '{…}'", causes=[65])
+@check(
+    "M02-17",
+    judged="about 85 of them, status and message against `expected_errors.yaml`, in six groups",
+    evidence="requests and answers",
+    by_hand="curl -i FRONTEND/v1/chat/completions -d '{…}'",
+    causes=[65],
+)
 @pytest.mark.parametrize("group", GROUPS)
 def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, errors: ExpectedErrors, evidence):
-    """Each wrong request is answered with the status and the error that this version's table says."""
+    """Each invalid request is answered with the status and error that the table of this version lists."""
     replies = sent.replies[group]
     evidence.table(
         f"wrong requests: {group}",
@@ -71,9 +78,13 @@ def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, 
     assert not wrong, f"{len(wrong)} of {len(replies)} answers are not as known: {'; '.join(wrong)}"
 
 
-@pytest.mark.check("M02-18", by_hand="curl -i FRONTEND/v1/chat/completions -d '{'")
+@check(
+    "M02-18",
+    judged="fields of every error's body; its code is the status",
+    by_hand="curl -i FRONTEND/v1/chat/completions -d '{'",
+)
 def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
-    """Every error with a body is JSON with the fields of this version, and its code is the HTTP status."""
+    """Every error body is JSON with this version's fields, and its code equals the HTTP status."""
     with_body = [r for group in sent.replies.values() for r in group if r.status >= 400 and r.asked.says]
     assert with_body, "no wrong request was refused with a body: nothing to look at"
     odd = [f"{r.asked.name}: {head(r.text)}" for r in with_body if not _formed(r, errors.error_fields)]
@@ -91,9 +102,14 @@ def _formed(reply: Reply, fields: tuple[str, ...]) -> bool:
     return isinstance(body, dict) and sorted(body) == sorted(fields) and body["code"] == reply.status
 
 
-@pytest.mark.check("M02-19", by_hand="ps -o pid,lstart,args before and after", causes=[65, 66])
+@check(
+    "M02-19",
+    judged="processes and registrations before and after; a good request straight afterwards",
+    by_hand="ps -o pid,lstart,args before and after",
+    causes=[65, 66],
+)
 def test_wrong_requests_harm_nobody(sent: BadRequestsSent):
-    """After all wrong requests the same processes serve, the same workers are registered, and a good request works."""
+    """After all invalid requests the same processes and registrations are there, and a valid request succeeds."""
     count = sum(len(group) for group in sent.replies.values())
     assert sent.before, "nothing was seen before: nothing to compare"
     gone = {name: sent.after.get(name, "gone") for name, was in sent.before.items() if sent.after.get(name) != was}
@@ -101,10 +117,16 @@ def test_wrong_requests_harm_nobody(sent: BadRequestsSent):
     assert sent.good.ok, f"a good request right after {count} wrong ones fails: {sent.good.describe()}"
 
 
-@pytest.mark.check("M02-20", by_hand="head -c 47185921 …; curl -i FRONTEND/v1/chat/completions -d @-", causes=[65])
+@check(
+    "M02-20",
+    judged="a body of exactly the limit is served, one byte more refused (blanks behind the JSON, which no worker "
+    "sees: `M02-37` has large prompts)",
+    by_hand="head -c 47185921 …; curl -i FRONTEND/v1/chat/completions -d @-",
+    causes=[65],
+)
 @pytest.mark.needs("managed")
 def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: InferenceEndpoint, errors: ExpectedErrors):
-    """A body of exactly the limit is served, and one byte more is refused."""
+    """A body of exactly the size limit is accepted, and one byte more is refused."""
     good = BadRequest(name="good", status=200).content(endpoint.model)
     # spaces after the object are no part of what is asked
     statuses = [
@@ -115,10 +137,15 @@ def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: Inferenc
     )
 
 
-@pytest.mark.check("M02-21", by_hand="send a header with content-length and then nothing; meanwhile ask for something")
+@check(
+    "M02-21",
+    judged="16 bodies stall: another request and one that comes in pieces are served; then they are, too",
+    evidence="measurement",
+    by_hand="send a header with content-length and then nothing; meanwhile ask for something",
+)
 @pytest.mark.needs("managed")
 def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
-    """While 16 bodies don't come to their end another request is served, and one that comes slowly, too."""
+    """While 16 request bodies stay unfinished, another request is served, and so is one whose body arrives slowly."""
     over = Event()
     body = httpx.Request("POST", endpoint.url, json=good_chat(endpoint.model)).content
     headers = {**JSON, "content-length": str(len(body))}

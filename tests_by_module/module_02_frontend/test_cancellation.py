@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
@@ -95,12 +96,16 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
     raise CouldNotLook(f"{TRIES} times the first token came before its client could leave")
 
 
-@pytest.mark.check(
-    "M02-23", by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl FRONTEND/metrics", causes=[63]
+@check(
+    "M02-23",
+    judged="before the first token, in the middle, of a whole answer: counted once, nothing in flight, generation ends",
+    evidence="measurement",
+    by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl FRONTEND/metrics",
+    causes=[63],
 )
 @pytest.mark.parametrize("when", [EARLY, MIDDLE, WHOLE])
 def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure):
-    """When a client leaves its request is cancelled and counted, and frontend and worker stop working on it."""
+    """When a client disconnects, its request is cancelled and counted, and frontend and worker stop working on it."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
     left = leave_once(when, run, deployment)
     after = settled(deployment, before, left)
@@ -109,14 +114,17 @@ def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployme
     measure.judge()
 
 
-@pytest.mark.check(
+@check(
     "M02-24",
+    judged="200 at once before their first token, and in the middle: counted exactly, nothing in flight on frontend "
+    "and workers, no file left open",
+    evidence="measurement",
     by_hand="for i in $(seq 200); do timeout 0.2 curl -N FRONTEND/v1/completions -d '{…}' & done",
     causes=[63, 66],
 )
 @pytest.mark.parametrize(("when", "clients"), [(EARLY, EARLY_STORM), (MIDDLE, STORM)], ids=["early", "middle"])
 def test_storm_of_disconnects_leaks_nothing(when: str, clients: int, run: Run, deployment: Deployment, measure):
-    """After 200 clients left at once all are counted, nothing is in hand, and no file is left open."""
+    """After 200 clients disconnect at once, all are counted, no request is left running and no file left open."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
     files = open_files(deployment)
     records = leave(when, run.seed, deployment, clients)

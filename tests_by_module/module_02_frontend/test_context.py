@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
@@ -48,10 +49,16 @@ def not_refused(answers: dict[str, Answer], errors: ExpectedErrors) -> list[str]
     ]
 
 
-@pytest.mark.check("M02-33", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'")
+@check(
+    "M02-33",
+    judged="prompts, chats and limits to generate that exceed the budget of the model's card by one token and by "
+    "far: 400 and the length, streamed and whole; exactly the budget is served",
+    evidence="requests and answers",
+    by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'",
+)
 @pytest.mark.needs("managed")
 def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: ExpectedErrors, evidence):
-    """A request of exactly the budget of the model's card is served, a longer one refused before anything is sent."""
+    """A request of exactly the token budget of the model's card is served; a longer one is refused."""
     limit = errors.token_budget.card["combined_limit"]
     with run.own_deployment("module_02.context", worker_args=("--max-model-len", str(limit))) as deployment:
         advertise(deployment, errors.token_budget)
@@ -78,10 +85,14 @@ def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: Expected
     assert good.ok, f"a good request after those that were too long fails: {good.describe()}"
 
 
-@pytest.mark.check("M02-34", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'")
+@check(
+    "M02-34",
+    judged="one token more than the context of the model's card: 400 before a stream begins",
+    by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'",
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: InferenceEndpoint, errors: ExpectedErrors):
-    """A prompt of one token more than the model's context is refused before a stream begins, and not by the engine."""
+    """A prompt one token longer than the model's context is refused by the frontend, before a stream begins."""
     lengths = [worker.card["context_length"] for worker in deployment.registered_workers() if worker.card]
     if not lengths or not all(lengths):
         raise CouldNotLook(f"the model cards tell the context lengths {lengths}: nothing to exceed")

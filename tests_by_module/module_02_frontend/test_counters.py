@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.plan import plan
@@ -41,12 +42,18 @@ UNKNOWN, WRONG = 2, 3
 TIMED, TIMED_PROMPT, TIMED_TOKENS, TIMED_WITHIN_S = 12, (1000, 4000), (10, 40), 30
 
 
-@pytest.mark.check("M02-25", by_hand="curl FRONTEND/metrics before and after a known number of requests")
+@check(
+    "M02-25",
+    judged="requests by endpoint, type, outcome and error, tokens, durations, first tokens; lengths in the "
+    "histograms; the workers' sum",
+    evidence="counters expected and found",
+    by_hand="curl FRONTEND/metrics before and after a known number of requests",
+)
 @pytest.mark.needs("managed")
 def test_counters_move_by_what_was_sent(
     deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence
 ):
-    """Each counter of frontend and workers moves by exactly what a known load was, by kind, outcome and tokens."""
+    """Every counter of frontend and workers moves by exactly the known load, by kind, outcome and tokens."""
     before = wait_for(deployment, idle, COUNTED_WITHIN_S)
     expected: dict[tuple[str, tuple], float] = {}
     answers = []
@@ -95,12 +102,17 @@ def test_counters_move_by_what_was_sent(
     assert not wrong, f"over {served} good and {UNKNOWN + WRONG} refused requests " + "; ".join(wrong)
 
 
-@pytest.mark.check(
-    "M02-36", by_hand="time curl -N FRONTEND/v1/completions -d '{…}'; curl FRONTEND/metrics", causes=[62]
+@check(
+    "M02-36",
+    judged="12 streams: sums of tokens equal; sums of durations, first tokens and gaps between tokens against the "
+    "client's clock",
+    evidence="measurements",
+    by_hand="time curl -N FRONTEND/v1/completions -d '{…}'; curl FRONTEND/metrics",
+    causes=[62],
 )
 @pytest.mark.needs("managed")
 def test_histograms_hold_what_clients_measured(run: Run, deployment: Deployment, measure):
-    """The histograms' sums of tokens are those of a known load, and their sums of seconds what its client measured."""
+    """The histograms' sums of tokens equal the known load, and their sums of seconds match the client's clock."""
     before = wait_for(deployment, idle, COUNTED_WITHIN_S)
     requests = plan(run.seed, TIMED, TIMED_PROMPT, TIMED_TOKENS)
     records = run_load(deployment.endpoint, requests, concurrency=1, within_s=TIMED_WITHIN_S)

@@ -4,6 +4,7 @@ import httpx
 import openai
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -13,10 +14,15 @@ MESSAGES = [{"role": "user", "content": "Which animal jumps?"}]
 MAX_TOKENS = 5
 
 
-@pytest.mark.check("M02-01", by_hand="curl FRONTEND/openapi.json")
+@check(
+    "M02-01",
+    judged="`/openapi.json` against `endpoints.yaml`; each is asked and answers as the table says",
+    evidence="table of endpoints",
+    by_hand="curl FRONTEND/openapi.json",
+)
 @pytest.mark.smoke
 def test_every_endpoint_is_accounted_for(run: Run, http: httpx.Client, endpoint: InferenceEndpoint, evidence):
-    """Every endpoint that the frontend lists is known to this version's table, and answers as the table says."""
+    """Every endpoint that the frontend lists is in this version's table and answers as the table says."""
     known = for_version("endpoints.yaml", run.product_version())["endpoints"]
     document = http.get("/openapi.json").raise_for_status().json()
     listed = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
@@ -49,10 +55,14 @@ def _ask(http: httpx.Client, endpoint: InferenceEndpoint, name: str, entry: dict
     return http.request(method, path, json=body).status_code
 
 
-@pytest.mark.check("M02-02", by_hand="OpenAI(base_url='FRONTEND/v1', api_key='none').chat.completions.create(…)")
+@check(
+    "M02-02",
+    judged="models, chat, completion and response through it, with text and usage",
+    by_hand="OpenAI(base_url='FRONTEND/v1', api_key='none').chat.completions.create(…)",
+)
 @pytest.mark.smoke
 def test_openai_sdk_is_served(sdk: openai.OpenAI, deployment: Deployment, endpoint: InferenceEndpoint):
-    """OpenAI's SDK lists the model, and gets a chat, a completion and a response with text and usage of its types."""
+    """OpenAI's SDK lists the model and gets a chat, a completion and a response, each with text and usage."""
     listed = [model.id for model in sdk.models.list()]
     assert deployment.is_listed(listed), f"the SDK lists the models {listed}, served is {endpoint.model}"
     retrieved = sdk.models.retrieve(endpoint.model).id
@@ -73,9 +83,14 @@ def test_openai_sdk_is_served(sdk: openai.OpenAI, deployment: Deployment, endpoi
     )
 
 
-@pytest.mark.check("M02-03", by_hand="OpenAI(…).chat.completions.create(…, stream=True)", causes=[60])
+@check(
+    "M02-03",
+    judged="chat, completion and response read to their end through it",
+    by_hand="OpenAI(…).chat.completions.create(…, stream=True)",
+    causes=[60],
+)
 def test_openai_sdk_streams(sdk: openai.OpenAI, endpoint: InferenceEndpoint):
-    """OpenAI's SDK reads streams of chats, completions and responses to their end, with text, end reason and usage."""
+    """OpenAI's SDK reads streamed chats, completions and responses to their end, with finish reason and usage."""
     asked = {"model": endpoint.model, "stream": True, "max_tokens": MAX_TOKENS}
     usage = {"stream_options": {"include_usage": True}}
     chat = list(sdk.chat.completions.create(messages=MESSAGES, **asked, **usage))

@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.http import client
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
@@ -13,11 +14,17 @@ KNOWS_WITHIN_S = 10
 ENDS_WITHIN_S = 15
 
 
-@pytest.mark.check("M02-26", by_hand="curl FRONTEND/health; curl FRONTEND/v1/models/MODEL/ready", causes=[21, 26])
+@check(
+    "M02-26",
+    judged="instances of `/health` and count of `/v1/models/MODEL/ready` against etcd",
+    evidence="both answers",
+    by_hand="curl FRONTEND/health; curl FRONTEND/v1/models/MODEL/ready",
+    causes=[21, 26],
+)
 def test_health_names_who_is_registered(
     deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence
 ):
-    """/health lists exactly the workers that are registered, and the model's readiness counts as many."""
+    """/health lists exactly the registered workers, and the model's readiness counts the same number."""
     workers = deployment.registered_workers()
     registered = {worker.instance_id for worker in deployment.registered_workers(every_model=True)}
     health, ready = (
@@ -39,10 +46,16 @@ def test_health_names_who_is_registered(
     assert counted == len(workers), f"readiness counts {counted} workers, registered are {len(workers)}"
 
 
-@pytest.mark.check("M02-27", by_hand="kill the last worker; curl FRONTEND/v1/models", causes=[21, 24, 26])
+@check(
+    "M02-27",
+    judged="after the last worker left: list, readiness, and a request's answer; what `/health` says is recorded",
+    evidence="answers, measurements",
+    by_hand="kill the last worker; curl FRONTEND/v1/models",
+    causes=[21, 24, 26],
+)
 @pytest.mark.needs("managed")
 def test_model_without_workers_is_not_offered(run: Run, measure, evidence):
-    """When the last worker has left the model is neither listed nor ready, and asking for it is refused at once."""
+    """After the last worker leaves, the model is not listed and not ready, and requests for it fail at once."""
     with run.own_deployment("module_02.leaving") as deployment:
         endpoint = deployment.endpoint
         with client(5, base_url=endpoint.url) as http:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
@@ -49,15 +50,20 @@ def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[F
         yield form, len(json.dumps(asked)) / 1e6, tokens, answer
 
 
-@pytest.mark.check(
-    "M02-37", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [300000 token ids]}'; the frontend's log"
+@check(
+    "M02-37",
+    judged="over each request plane 300,000 token ids, and a text and a chat of 280,000 tokens, are served and "
+    "counted; larger ones are refused, and the logs name the limit: NATS's `max_payload`, or over TCP the "
+    "worker's KV cache",
+    evidence="table with reasons",
+    by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [300000 token ids]}'; the frontend's log",
 )
 @pytest.mark.needs("managed", "mocker")
 @pytest.mark.parametrize("plane", ["tcp", "nats"])
 def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     plane: str, run: Run, inventory: Inventory, errors: ExpectedErrors, evidence
 ):
-    """Token ids, text and a chat: what the request plane carries is served whole, and what it does not is refused."""
+    """A large prompt that the request plane can carry is served whole; a larger one is refused."""
     runtime = next(spec.name for spec in inventory.engines if spec.engine == "mocker")
     large = errors.large_prompts
     refusal, served = large.refusals[plane], Refusal(status=200, reason="")

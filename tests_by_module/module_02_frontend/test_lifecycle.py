@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import Answer, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import Deployment
@@ -84,9 +85,14 @@ def drained(run: Run) -> Drained:
         return Drained(record, new, exit_status, ended_after_s, served, back.elapsed_s)
 
 
-@pytest.mark.check("M02-28", by_hand="kill -TERM the frontend while curl -N reads a stream")
+@check(
+    "M02-28",
+    judged="SIGTERM in the middle: the stream completes, new requests are refused, the process ends with 0",
+    evidence="measurement",
+    by_hand="kill -TERM the frontend while curl -N reads a stream",
+)
 def test_shutdown_drains_a_running_stream(drained: Drained, measure):
-    """After SIGTERM the frontend takes no new request, lets the running stream come to its end, and ends with 0."""
+    """After SIGTERM the frontend accepts no new request, finishes the running stream, and exits with 0."""
     measure("frontend_ended_after_s", drained.ended_after_s)
     assert drained.running.outcome == "completed", f"the running stream did not complete: {drained.running.describe()}"
     tokens = drained.running.answer.usage["completion_tokens"]
@@ -99,7 +105,13 @@ def test_shutdown_drains_a_running_stream(drained: Drained, measure):
     measure.judge()
 
 
-@pytest.mark.check("M02-29", by_hand="start the frontend again; ask until it serves", causes=[18, 19])
+@check(
+    "M02-29",
+    judged="seconds from its start to a served request",
+    evidence="measurement",
+    by_hand="start the frontend again; ask until it serves",
+    causes=[18, 19],
+)
 def test_restarted_frontend_serves_again(drained: Drained, measure):
     """A frontend that is started again finds the workers that are registered and serves."""
     assert drained.back.ok, (
@@ -109,7 +121,13 @@ def test_restarted_frontend_serves_again(drained: Drained, measure):
     measure.judge()
 
 
-@pytest.mark.check("M02-31", by_hand="kill -KILL the worker while curl -N reads a stream", causes=[29])
+@check(
+    "M02-31",
+    judged="SIGKILL of the worker in the middle: an error in the stream, soon, and no finish reason",
+    evidence="measurement",
+    by_hand="kill -KILL the worker while curl -N reads a stream",
+    causes=[29],
+)
 def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure):
     """A stream whose worker is killed ends soon, with an error in it, and with no finish reason as if all were well."""
     with run.own_deployment("module_02.midstream") as deployment, Threads(1) as pool:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.load.plan import plan
 from fixtures.load.runner import COMPLETED, FAILED, HUNG, outcomes, run_load
@@ -12,7 +13,14 @@ PROMPT_TOKENS, OUTPUT_TOKENS = (5, 300), (4, 64)
 ENDS_WITHIN_S = 60
 
 
-@pytest.mark.check("M02-30", by_hand="aiperf profile … --concurrency 256 --request-count 256", causes=[23, 34, 62])
+@check(
+    "M02-30",
+    judged="prompts and limits of different lengths; every usage is its own request's; completed + failed + hung = "
+    "sent",
+    evidence="each stream, measurements",
+    by_hand="aiperf profile … --concurrency 256 --request-count 256",
+    causes=[23, 34, 62],
+)
 @pytest.mark.needs("managed")
 def test_256_streams_get_their_own_answers(run: Run, endpoint: InferenceEndpoint, measure, evidence):
     """256 streams at once all complete, each with the usage of its own prompt and limit, and none hangs."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
 from fixtures.deployments.deployment import Deployment
 
@@ -33,7 +34,12 @@ SCHEMA = {
 }
 
 
-@pytest.mark.check("M02-08", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"max_tokens\": 7}'", causes=[62, 64])
+@check(
+    "M02-08",
+    judged="`max_tokens` and `max_completion_tokens`, streamed and whole: tokens counted, finish reason `length`",
+    by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"max_tokens\": 7}'",
+    causes=[62, 64],
+)
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
 def test_generation_ends_at_the_limit(limit: str, endpoint: InferenceEndpoint):
     """A chat ends after exactly as many tokens as allowed, streamed and whole, with the finish reason length."""
@@ -47,7 +53,11 @@ def test_generation_ends_at_the_limit(limit: str, endpoint: InferenceEndpoint):
             )
 
 
-@pytest.mark.check("M02-09", by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": "e"}\'')
+@check(
+    "M02-09",
+    judged="it is not in the text, finish reason `stop`, fewer tokens than the limit",
+    by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": "e"}\'',
+)
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint):
     """The text ends before the stop sequence, with the finish reason stop and before the limit."""
@@ -63,7 +73,11 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
     assert used < MANY_TOKENS, f"{used} tokens were generated, expected are fewer than {MANY_TOKENS}"
 
 
-@pytest.mark.check("M02-32", by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": ["a", "e", "i", "o", "u"]}\'')
+@check(
+    "M02-32",
+    judged="none of five stop sequences is in any of 64 texts",
+    by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": ["a", "e", "i", "o", "u"]}\'',
+)
 @pytest.mark.known_defect(
     issue="dynamo PR#14848",
     versions=">=1.6,<1.7",
@@ -81,7 +95,11 @@ def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEnd
     assert not kept, f"{len(kept)} of {STOPPED} texts hold a stop sequence: {kept[:5]}"
 
 
-@pytest.mark.check("M02-10", by_hand='curl FRONTEND/v1/completions -d \'{…, "prompt": ["a", "b", "c"]}\'')
+@check(
+    "M02-10",
+    judged="three prompts in one completion: three choices, usage over all",
+    by_hand='curl FRONTEND/v1/completions -d \'{…, "prompt": ["a", "b", "c"]}\'',
+)
 def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
     """A completion of three prompts has three choices with text, and usage over all of them."""
     answer = complete(endpoint, ["a fox", "a dog", "a cat"], max_tokens=4, ignore_eos=True)
@@ -93,7 +111,11 @@ def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
     assert used == 3 * 4, f"usage tells {used} completion tokens, three prompts of 4 were asked for"
 
 
-@pytest.mark.check("M02-11", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"n\": 3}'")
+@check(
+    "M02-11",
+    judged="three choices",
+    by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"n\": 3}'",
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_n_choices_are_given(endpoint: InferenceEndpoint):
     """With n = 3 a chat has three choices."""
@@ -103,7 +125,11 @@ def test_n_choices_are_given(endpoint: InferenceEndpoint):
     assert indices == [0, 1, 2], f"n was 3, the choices are {indices}"
 
 
-@pytest.mark.check("M02-12", by_hand="send the same request with the same and with other seeds")
+@check(
+    "M02-12",
+    judged="same seed, same text; three others not all that text",
+    by_hand="send the same request with the same and with other seeds",
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_seed_decides_the_text(endpoint: InferenceEndpoint):
     """The same seed gives the same text, and three other seeds don't all give that text as well."""
@@ -116,7 +142,12 @@ def test_seed_decides_the_text(endpoint: InferenceEndpoint):
     )
 
 
-@pytest.mark.check("M02-13", by_hand="send the same request at temperature 0 with and without stream", causes=[61])
+@check(
+    "M02-13",
+    judged="at temperature 0",
+    by_hand="send the same request at temperature 0 with and without stream",
+    causes=[61],
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
     """At temperature 0 the streamed text is the whole text."""
@@ -126,7 +157,14 @@ def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
     assert whole.text == streamed.text, f"whole: {whole.text!r}, streamed: {streamed.text!r}"
 
 
-@pytest.mark.check("M02-35", by_hand="compare usage with what the model's tokenizer makes of the text", causes=[62])
+@check(
+    "M02-35",
+    judged="prompt tokens equal, generated tokens nearly (a model may spell otherwise than its tokenizer), streamed "
+    "and whole",
+    evidence="measurement",
+    by_hand="compare usage with what the model's tokenizer makes of the text",
+    causes=[62],
+)
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("system_port")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
@@ -144,8 +182,10 @@ def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoin
     measure.judge()
 
 
-@pytest.mark.check(
-    "M02-14", by_hand='curl FRONTEND/v1/chat/completions -d \'{…, "logprobs": true, "top_logprobs": 3}\''
+@check(
+    "M02-14",
+    judged="one for each token, alternatives in order, none above 0",
+    by_hand='curl FRONTEND/v1/chat/completions -d \'{…, "logprobs": true, "top_logprobs": 3}\'',
 )
 @pytest.mark.needs("real_engine", role="worker")
 def test_logprobs_are_given(endpoint: InferenceEndpoint):
@@ -161,7 +201,11 @@ def test_logprobs_are_given(endpoint: InferenceEndpoint):
         )
 
 
-@pytest.mark.check("M02-15", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"response_format\": {…}}'")
+@check(
+    "M02-15",
+    judged="the text is JSON of the schema that was sent",
+    by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"response_format\": {…}}'",
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_response_format_is_kept(endpoint: InferenceEndpoint):
     """With a JSON schema as response format the text is JSON of that schema."""
@@ -175,11 +219,16 @@ def test_response_format_is_kept(endpoint: InferenceEndpoint):
     assert isinstance(parsed, dict) and list(parsed) == ["animal"], f"not of the schema that was sent: {parsed}"
 
 
-@pytest.mark.check("M02-16", by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"tools\": […]}'", causes=[60, 61])
+@check(
+    "M02-16",
+    judged="name, arguments that are JSON, finish reason `tool_calls`; streamed and whole",
+    by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"tools\": […]}'",
+    causes=[60, 61],
+)
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_required_tool_is_called(streamed: bool, endpoint: InferenceEndpoint):
-    """With tool_choice required the tool is called with arguments that are JSON, and that is the finish reason."""
+    """With tool_choice required, the tool is called with JSON arguments and finish reason tool_calls."""
     question = [{"role": "user", "content": "What is the weather in Oslo?"}]
     send = stream if streamed else complete
     answer = send(endpoint, question, tools=[TOOL], tool_choice="required", **FORMATTED)

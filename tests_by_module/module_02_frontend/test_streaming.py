@@ -5,6 +5,7 @@ import json
 import httpx
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.redact import tail
 
@@ -18,10 +19,15 @@ LONG_TOKENS = 100
 kinds = pytest.mark.parametrize("kind", PROMPTS)
 
 
-@pytest.mark.check("M02-04", by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'")
+@check(
+    "M02-04",
+    judged="one line of data an event, one id, `[DONE]` once and last; chat and completion",
+    evidence="the streams",
+    by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'",
+)
 @kinds
 def test_stream_is_framed_as_server_sent_events(kind: str, http: httpx.Client, endpoint: InferenceEndpoint, evidence):
-    """A stream is server-sent events of one object each, all of one id, and [DONE] once as the last of them."""
+    """A stream is server-sent events: one object each, one id throughout, and [DONE] once, at the end."""
     name = "messages" if kind == "chat" else "prompt"
     body = {"model": endpoint.model, name: PROMPTS[kind], "max_tokens": MAX_TOKENS, "stream": True}
     answer = http.post(PATHS[kind], json=body)
@@ -41,10 +47,15 @@ def test_stream_is_framed_as_server_sent_events(kind: str, http: httpx.Client, e
     assert objects == {OBJECTS[kind]}, f"chunks are {sorted(objects)}, expected is {OBJECTS[kind]}"
 
 
-@pytest.mark.check("M02-05", by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'", causes=[60, 62])
+@check(
+    "M02-05",
+    judged="role first, one finish reason at the end, usage last and only when asked for",
+    by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'",
+    causes=[60, 62],
+)
 @kinds
 def test_parts_of_a_stream_come_in_order(kind: str, endpoint: InferenceEndpoint):
-    """A chat's role is first; one finish reason ends the text; usage follows when it is asked for, and only then."""
+    """A chat stream sends the role first, then text and one finish reason; usage follows only if requested."""
     with_usage = stream(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS)
     without = complete(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS, stream=True)
     assert with_usage.ok and without.ok, f"{with_usage.describe()}; {without.describe()}"
@@ -60,8 +71,11 @@ def test_parts_of_a_stream_come_in_order(kind: str, endpoint: InferenceEndpoint)
     assert last.get("usage") and not last["choices"], f"usage, asked for, is not in a last chunk of its own: {last}"
 
 
-@pytest.mark.check(
-    "M02-06", by_hand="send the same request with and without stream, and compare usage", causes=[61, 62]
+@check(
+    "M02-06",
+    judged="usage, finish reason and model of the same request both ways; usage adds up",
+    by_hand="send the same request with and without stream, and compare usage",
+    causes=[61, 62],
 )
 @kinds
 def test_streamed_and_whole_answers_agree(kind: str, endpoint: InferenceEndpoint):
@@ -82,11 +96,15 @@ def _told(answer: Answer) -> dict:
     return {**counts, "finish": answer.finish_reasons, "model": {part["model"] for part in answer.parts}}
 
 
-@pytest.mark.check(
-    "M02-07", by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}' | ts -s %.s", causes=[59]
+@check(
+    "M02-07",
+    judged="share of chunks in the fullest twentieth of the answer's duration; when the first one comes",
+    evidence="arrival of each chunk, measurements",
+    by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}' | ts -s %.s",
+    causes=[59],
 )
 def test_chunks_arrive_spread_in_time(endpoint: InferenceEndpoint, measure, evidence):
-    """Chunks arrive as they are generated, and not gathered into one burst."""
+    """Chunks arrive while they are generated, not buffered into one burst."""
     answer = stream(endpoint, PROMPTS["completion"], max_tokens=LONG_TOKENS, ignore_eos=True)
     assert answer.ok, answer.describe()
     times = answer.chunk_times_s

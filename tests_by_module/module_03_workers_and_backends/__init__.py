@@ -1,1 +1,1 @@
-"""Module 03: workers and backends."""
+"""Module 03: every declared engine keeps the same contract, side by side and against transformers."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.answer import Answer
 from fixtures.load.runner import LEFT
 from tests_by_module.module_03_workers_and_backends.column import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
@@ -27,19 +28,27 @@ def broken(answer: Answer) -> str | None:
     return None
 
 
-@pytest.mark.check(
-    "M03-02", by_hand='curl FRONTEND/v1/completions -d \'{…, "max_tokens": 8, "ignore_eos": true}\'', causes=[62, 64]
+@check(
+    "M03-02",
+    judged="eight tokens with `ignore_eos`: usage, its sum, finish reason",
+    by_hand='curl FRONTEND/v1/completions -d \'{…, "max_tokens": 8, "ignore_eos": true}\'',
+    causes=[62, 64],
 )
 def test_answers_are_as_asked(columns: list[Column]):
-    """Every engine generates as many tokens as asked, counts them, and ends because of its length."""
+    """Every engine generates and counts the requested number of tokens and finishes by length."""
     for column in columns:
         wrong = [f"{name}: {told}" for name, answer in column.whole.items() if (told := broken(answer))]
         assert not wrong, f"{column.name}, {len(wrong)} of {len(column.whole)} answers are not as asked: {wrong[0]}"
 
 
-@pytest.mark.check("M03-03", by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'", causes=[59, 60, 62])
+@check(
+    "M03-03",
+    judged="the same streamed, and more than one chunk with text",
+    by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'",
+    causes=[59, 60, 62],
+)
 def test_streams_are_as_asked(columns: list[Column]):
-    """Every engine streams token by token, to the same counts and finish reason as in one piece."""
+    """Every engine streams token by token, with the same counts and finish reason as without streaming."""
     for column in columns:
         for name, answer in column.streamed.items():
             told = broken(answer)
@@ -75,13 +84,24 @@ def refused_as_declared(columns: list[Column], evidence, *, by_engine: bool) -> 
         )
 
 
-@pytest.mark.check("M03-04", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"max_tokens\": 0}'")
+@check(
+    "M03-04",
+    judged="statuses against contract.yaml; a good request straight afterwards",
+    evidence="requests and answers",
+    by_hand="curl -i FRONTEND/v1/completions -d '{…, \"max_tokens\": 0}'",
+)
 def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evidence):
-    """What is wrong is refused alike whatever the engine, and a good request is served straight afterwards."""
+    """Every engine refuses the same invalid requests alike, and then serves a valid request."""
     refused_as_declared(columns, evidence, by_engine=False)
 
 
-@pytest.mark.check("M03-10", by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [99999999]}'", causes=[65])
+@check(
+    "M03-10",
+    judged="a token that the model does not have: 400; a valid request straight afterwards",
+    evidence="requests and answers",
+    by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [99999999]}'",
+    causes=[65],
+)
 @pytest.mark.known_defect(
     issue="dynamo PR#3860",
     versions=">=1.4,<1.5",
@@ -90,15 +110,20 @@ def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evide
     "who repeats requests after a 5xx repeats these in vain",
 )
 def test_what_only_the_engine_can_refuse_is_the_client_s_mistake(columns: list[Column], evidence):
-    """A token that the model does not have is refused with 400, and a good request is served straight afterwards."""
+    """An unknown token id is refused with 400, and a valid request is served straight afterwards."""
     refused_as_declared(columns, evidence, by_engine=True)
 
 
-@pytest.mark.check(
-    "M03-05", by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl WORKER/metrics", causes=[63]
+@check(
+    "M03-05",
+    judged="after three chunks of 2000 tokens: seconds until the worker, and the engine's own count where it has "
+    "one, has no request left",
+    evidence="measurement",
+    by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl WORKER/metrics",
+    causes=[63],
 )
-def test_a_client_that_leaves_is_worked_for_no_more(columns: list[Column], measure):
-    """An engine whose client has left in the middle of a stream soon has nothing in hand."""
+def test_engine_stops_when_its_client_disconnects(columns: list[Column], measure):
+    """An engine stops generating soon after its client disconnects."""
     for column in columns:
         left = column.left
         assert left.outcome == LEFT and len(left.answer.chunks) >= LEAVES_AFTER, (
@@ -111,9 +136,14 @@ def test_a_client_that_leaves_is_worked_for_no_more(columns: list[Column], measu
     measure.judge()
 
 
-@pytest.mark.check("M03-06", by_hand="curl WORKER/metrics before and after")
+@check(
+    "M03-06",
+    judged="requests, and an engine's own counts of prompt and generated tokens, move by exactly what was sent",
+    evidence="counted and sent",
+    by_hand="curl WORKER/metrics before and after",
+)
 def test_workers_count_what_they_served(columns: list[Column], evidence):
-    """A worker's own counters move by exactly the requests, prompt tokens and generated tokens that it was sent."""
+    """A worker's counters move by exactly the requests, prompt tokens and generated tokens it was sent."""
     for column in columns:
         sent = 2 * len(column.whole)  # whole and streamed
         expected = {"requests": sent}
@@ -128,12 +158,15 @@ def test_workers_count_what_they_served(columns: list[Column], evidence):
         assert not wrong, f"{column.name} counts something else than it was sent: {'; '.join(wrong)}"
 
 
-@pytest.mark.check(
-    "M03-07", by_hand="nats sub '*.*.*.*.*.*.kv-events'; send a new prompt of whole blocks", causes=[1, 7]
+@check(
+    "M03-07",
+    judged="of a new prompt of three blocks: three blocks, each once, a chain from the beginning",
+    by_hand="nats sub '*.*.*.*.*.*.kv-events'; send a new prompt of whole blocks",
+    causes=[1, 7],
 )
 @pytest.mark.needs("nats_events")
 def test_kv_events_tell_what_was_stored(columns: list[Column]):
-    """Of a prompt that is new to it, every engine announces each whole block once, as one chain from the beginning."""
+    """For a new prompt, every engine publishes each full block once, as one chain from the beginning."""
     for column in columns:
         stored = [event for event in column.events or [] if event.kind == "stored"]
         assert stored, f"{column.name}: no KV event tells of a prompt of {KV_BLOCKS} new blocks"
@@ -147,9 +180,15 @@ def test_kv_events_tell_what_was_stored(columns: list[Column]):
         assert parents == ends[:-1], f"{column.name}: the blocks are no chain: parents {parents}, ends {ends[1:]}"
 
 
-@pytest.mark.check("M03-09", by_hand="compare usage.prompt_tokens of the engines", causes=[62])
+@check(
+    "M03-09",
+    judged="prompt tokens of each prompt and engine against the model's tokenizer",
+    evidence="prompt tokens",
+    by_hand="compare usage.prompt_tokens of the engines",
+    causes=[62],
+)
 def test_engines_count_prompts_alike(columns: list[Column], evidence):
-    """The same prompt has as many tokens with every engine as the model's tokenizer counts."""
+    """Every engine counts the same number of prompt tokens as the model's tokenizer."""
     told = {(c.name, name): (a.usage or {}).get("prompt_tokens") for c in columns for name, a in c.whole.items()}
     rows = [(name, *(told[c.name, name] for c in columns)) for name in contract().prompts]
     evidence.table("prompt tokens", ["prompt", *(column.name for column in columns)], rows)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.services.engines import ENGINES
 from tests_by_module.module_03_workers_and_backends.column import Column
 from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_by_side
@@ -23,12 +24,16 @@ def record_slowest(engine: str, columns: list[Column], measure) -> None:
     measure("memory_gb", max(column.taken["pss_bytes"] for column in mine) / 1e9)
 
 
-@pytest.mark.check(
-    "M03-01", by_hand="tr '\\0' ' ' < /proc/PID/cmdline; curl FRONTEND/v1/completions -d '{…}'", causes=[19]
+@check(
+    "M03-01",
+    judged="each registers and answers four prompts; the worker's command line runs that engine's module",
+    evidence="the engines side by side",
+    by_hand="tr '\\0' ' ' < /proc/PID/cmdline; curl FRONTEND/v1/completions -d '{…}'",
+    causes=[19],
 )
 @pytest.mark.smoke
 def test_every_declared_engine_serves(columns: list[Column], evidence):
-    """Behind a frontend each declared engine registers and answers, and what runs is that engine."""
+    """Every declared engine registers and answers behind a frontend, and the process is that engine."""
     rows = side_by_side(columns)
     evidence.table("engines side by side", [HEADERS, *(column.name for column in columns)], rows)
     for column in columns:
@@ -38,13 +43,18 @@ def test_every_declared_engine_serves(columns: list[Column], evidence):
         assert not failed, f"{column.name} does not answer {len(failed)} prompts: {failed[0]}"
 
 
-@pytest.mark.check(
-    "M03-11", by_hand="ask at temperature 0; generate with transformers from the same folder", causes=[34]
+@check(
+    "M03-11",
+    judged="tokens and log probabilities of twelve prompts around a block's boundary against transformers: how far "
+    "behind the reference's likeliest token, and how far off",
+    evidence="comparison of each answer",
+    by_hand="ask at temperature 0; generate with transformers from the same folder",
+    causes=[34],
 )
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("weights")
 def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evidence):
-    """An engine's greedy tokens are those of transformers, one request at a time and many at once."""
+    """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
     compared = [(column, each) for column in columns if column.compared for each in column.compared.all]
     rows = [(column.name, each.prompt, each.verdict, each.describe()) for column, each in compared]
     evidence.table("answers against transformers", ["engine", "prompt", "verdict", "seen"], rows)
@@ -66,7 +76,12 @@ def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evid
     measure.judge()
 
 
-@pytest.mark.check("M03-20", by_hand="time until /health of the worker is 200; smem -P dynamo.mocker")
+@check(
+    "M03-20",
+    judged="seconds until it is registered and from there to the first token, memory (PSS) of its processes",
+    evidence="measurements",
+    by_hand="time until /health of the worker is 200; smem -P dynamo.mocker",
+)
 @pytest.mark.needs("mocker")
 def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
     """The mocker registers and serves in time, and takes little memory."""
@@ -74,25 +89,40 @@ def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
     measure.judge()
 
 
-@pytest.mark.check("M03-21", by_hand="time until /health of the worker is 200; smem -P dynamo.vllm")
+@check(
+    "M03-21",
+    judged="the same",
+    evidence="measurements",
+    by_hand="time until /health of the worker is 200; smem -P dynamo.vllm",
+)
 @pytest.mark.needs("vllm")
 def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
-    """vLLM registers and serves in time, and takes as much memory as its runtime file says."""
+    """vLLM registers and serves in time, and uses the memory that its runtime file says."""
     record_slowest("vllm", columns, measure)
     measure.judge()
 
 
-@pytest.mark.check("M03-22", by_hand="time until /health of the worker is 200; smem -P dynamo.sglang")
+@check(
+    "M03-22",
+    judged="the same, recorded",
+    evidence="measurements",
+    by_hand="time until /health of the worker is 200; smem -P dynamo.sglang",
+)
 @pytest.mark.needs("sglang")
 def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
-    """SGLang registers and serves in time; what it takes is kept."""
+    """SGLang registers and serves in time; its memory is recorded."""
     record_slowest("sglang", columns, measure)
     measure.judge()
 
 
-@pytest.mark.check("M03-23", by_hand="time until /health of the worker is 200; smem -P dynamo.trtllm")
+@check(
+    "M03-23",
+    judged="the same, recorded",
+    evidence="measurements",
+    by_hand="time until /health of the worker is 200; smem -P dynamo.trtllm",
+)
 @pytest.mark.needs("trtllm")
 def test_trtllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
-    """TensorRT-LLM registers and serves in time; what it takes is kept."""
+    """TensorRT-LLM registers and serves in time; its memory is recorded."""
     record_slowest("trtllm", columns, measure)
     measure.judge()

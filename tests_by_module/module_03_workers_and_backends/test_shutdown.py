@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.load.runner import COMPLETED
 from tests_by_module.module_03_workers_and_backends.column import Column, Ended
 
@@ -17,9 +18,16 @@ def cut(ended: Ended) -> str | None:
     return None if reasons == ["length"] else f"of {ended.asked_tokens} tokens, with the finish reasons {reasons}"
 
 
-@pytest.mark.check("M03-08", by_hand="kill -TERM the worker while curl -N reads a stream", causes=[21, 29])
+@check(
+    "M03-08",
+    judged="SIGTERM in the middle of a stream of about 2 s: out of etcd at once, the stream ends by its length, exit "
+    "status 0 within `ends_within_s` of the runtime",
+    evidence="end of the log, measurements",
+    by_hand="kill -TERM the worker while curl -N reads a stream",
+    causes=[21, 29],
+)
 def test_shutdown_lets_streams_end(columns: list[Column], measure, evidence):
-    """After SIGTERM a worker is soon offered no more, its stream comes to its end, and it ends with 0 in its time."""
+    """After SIGTERM a worker gets no new request, finishes its stream, and exits with 0 in time."""
     for column in columns:
         ended = column.ended
         evidence.text(f"the end of the log of {column.name}", ended.log)

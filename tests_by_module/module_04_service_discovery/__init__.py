@@ -1,1 +1,1 @@
-"""Module 04: etcd by hand: registration, leases, watches, loss and return of workers and of etcd itself."""
+"""Module 04: etcd: registration, leases, watches, and the loss and return of workers and of etcd."""

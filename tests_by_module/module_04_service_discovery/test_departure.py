@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -17,9 +18,16 @@ SERVES_WITHIN_S = 15
 REQUESTS_AT_ONCE = 8
 
 
-@pytest.mark.check("M04-03", by_hand="etcdctl watch --prefix v1/", causes=[21])
+@check(
+    "M04-03",
+    judged="watched from before the worker starts: card before instance on arrival, instance before card, in "
+    "separate revisions, after SIGTERM",
+    evidence="events with times and revisions",
+    by_hand="etcdctl watch --prefix v1/",
+    causes=[21],
+)
 def test_events_come_in_order(departure_by_sigterm, evidence):
-    """The model card is there before the instance that it describes, and the instance is gone before the card."""
+    """A model card is written before its instance and deleted after it."""
     departure, _ = departure_by_sigterm
     begin = departure.events[0].at if departure.events else 0.0
     evidence.table(
@@ -39,18 +47,30 @@ def test_events_come_in_order(departure_by_sigterm, evidence):
     )
 
 
-@pytest.mark.check("M04-04", by_hand="kill -TERM PID; etcdctl watch --prefix v1/instances/", causes=[21])
+@check(
+    "M04-04",
+    judged="seconds from the signal to the key's deletion; the process ends with 0",
+    evidence="measurement",
+    by_hand="kill -TERM PID; etcdctl watch --prefix v1/instances/",
+    causes=[21],
+)
 def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure):
-    """After SIGTERM a worker's key is gone at once, long before its lease would expire, and the worker ends with 0."""
+    """After SIGTERM a worker's key is deleted at once, long before its lease expires, and it exits with 0."""
     departure, exit_status = departure_by_sigterm
     measure("key_gone_after_sigterm_s", departure.key_gone_s)
     measure.judge()
     assert exit_status == 0, f"the worker ended with {exit_status} after SIGTERM, expected is 0"
 
 
-@pytest.mark.check("M04-05", by_hand="kill -KILL -- -PGID; etcdctl lease timetolive LEASE", causes=[20, 21, 22])
+@check(
+    "M04-05",
+    judged="seconds beyond the TTL until the key is deleted",
+    evidence="measurements",
+    by_hand="kill -KILL -- -PGID; etcdctl lease timetolive LEASE",
+    causes=[20, 21, 22],
+)
 def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment, measure):
-    """After SIGKILL a worker's keys go when its lease expires, and not later."""
+    """After SIGKILL a worker's keys disappear when its lease expires, and not later."""
     with departing(run, deployment, signal.SIGKILL) as (_, so_far):
         departure = so_far()
     gone = departure.key_gone_s
@@ -59,9 +79,15 @@ def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment
     measure.judge()
 
 
-@pytest.mark.check("M04-06", by_hand="kill -STOP -- -PGID; sleep TTL; kill -CONT -- -PGID", causes=[16, 17])
+@check(
+    "M04-06",
+    judged="SIGSTOP beyond the TTL: the key goes, requests go to others; SIGCONT: it ends or registers anew",
+    evidence="measurements, what it did",
+    by_hand="kill -STOP -- -PGID; sleep TTL; kill -CONT -- -PGID",
+    causes=[16, 17],
+)
 def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure, evidence):
-    """A worker stopped for longer than its lease gets no request; continued, it ends or registers anew."""
+    """A worker that was stopped for longer than its lease gets no request; continued, it exits or registers again."""
     with departing(run, deployment, signal.SIGSTOP) as (worker, so_far):
         departure = so_far()
         gone = departure.key_gone_s
@@ -97,9 +123,14 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure,
     measure.judge()
 
 
-@pytest.mark.check("M04-07", by_hand="start one more worker; curl FRONTEND/metrics | grep router_worker")
+@check(
+    "M04-07",
+    judged="it registers, and an answer names it within 15 s of load; no request fails",
+    evidence="requests by worker",
+    by_hand="start one more worker; curl FRONTEND/metrics | grep router_worker",
+)
 def test_joining_worker_serves(run: Run, deployment: Deployment, evidence):
-    """A worker that joins a serving deployment registers and is given requests."""
+    """A worker that joins a running deployment registers and receives requests."""
     with run.joined_worker(deployment) as worker:
         registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
         counts: dict[int, int] = {}

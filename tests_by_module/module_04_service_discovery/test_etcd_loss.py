@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -70,9 +71,16 @@ def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure, evidence
     assert late is None, f"after etcd's return a request failed: {late}"
 
 
-@pytest.mark.check("M04-09", by_hand="kill -KILL etcd, start it again on its data directory", causes=[16, 25])
+@check(
+    "M04-09",
+    judged="killed and started at once on its data, with a lease of 26 s or the inventory's when that is longer: "
+    "requests go on, no process ends, the same registrations until a lease later",
+    evidence="answers meanwhile, measurement",
+    by_hand="kill -KILL etcd, start it again on its data directory",
+    causes=[16, 25],
+)
 def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, evidence):
-    """etcd killed and started again within the lease: requests go on, registrations and processes stay the same."""
+    """When etcd is killed and restarted within the lease, requests, registrations and processes continue."""
     ttl = max(LEASE_TTL_S, run.inventory.cluster.dynamo_lease_ttl_s)
     with run.own_deployment("module_04.restart", lease_ttl_s=ttl) as deployment:
         lose_etcd(run, deployment, 0, measure, evidence)
@@ -86,7 +94,13 @@ def default_lease(run: Run) -> Iterator[Deployment]:
         yield deployment
 
 
-@pytest.mark.check("M04-16", by_hand="kill -KILL etcd, start it again on its data 2 s later; ps", causes=[16, 25])
+@check(
+    "M04-16",
+    judged="as `M04-09` with Dynamo's default lease of 10 s, and etcd started again after 2 s",
+    evidence="answers meanwhile, measurement",
+    by_hand="kill -KILL etcd, start it again on its data 2 s later; ps",
+    causes=[16, 25],
+)
 @pytest.mark.known_defect(
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
@@ -95,13 +109,19 @@ def default_lease(run: Run) -> Iterator[Deployment]:
     "loss: the default lease is over by then and it ends; a lease of 26 s (ETCD_LEASE_TTL) outlasts it",
 )
 def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, default_lease: Deployment, measure, evidence):
-    """etcd is started again 2 s after its loss, with Dynamo's default lease: nothing ends, no registration is lost."""
+    """With Dynamo's default lease, a 2 s loss of etcd ends no process and loses no registration."""
     lose_etcd(run, default_lease, DOWN_S, measure, evidence)
 
 
-@pytest.mark.check("M04-10", by_hand="kill -KILL etcd, wait longer than the lease, start all again", causes=[16])
+@check(
+    "M04-10",
+    judged="frontend and workers end, as this version is known to do; started again, all serves",
+    evidence="when each ended, measurements",
+    by_hand="kill -KILL etcd, wait longer than the lease, start all again",
+    causes=[16],
+)
 def test_etcd_away_for_longer_than_the_lease(run: Run, measure, evidence):
-    """etcd away for longer than the lease: the processes do as their version is known to, and a restart heals all."""
+    """After a loss of etcd longer than the lease, processes act as this version is known to; a restart repairs all."""
     with run.own_deployment("module_04.outage") as deployment:
         known = deployment.settings.dialect.after_etcd_outage_longer_than_lease
         assert known == "processes_exit", f"this check does not know the behaviour {known!r}"

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients import http
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
@@ -21,7 +22,13 @@ CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.ar
 CONNECT_WITHIN_S = 10
 
 
-@pytest.mark.check("M04-01", by_hand="etcdctl get --prefix v1/instances/; etcdctl get --prefix v1/mdc/", causes=[3, 19])
+@check(
+    "M04-01",
+    judged="names, fields and lease of instance key and model card",
+    evidence="keys and values",
+    by_hand="etcdctl get --prefix v1/instances/; etcdctl get --prefix v1/mdc/",
+    causes=[3, 19],
+)
 @pytest.mark.smoke
 def test_workers_register_in_the_layout_of_their_version(deployment: Deployment, evidence):
     """Each worker has its instance key and model card, in the version's layout, on its own lease."""
@@ -50,10 +57,15 @@ def test_workers_register_in_the_layout_of_their_version(deployment: Deployment,
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M04-17", by_hand="etcdctl get --prefix v1/mdc/; curl each path", causes=[19])
+@check(
+    "M04-17",
+    judged="each file that a card names is fetched from the worker and has the size that the card says",
+    by_hand="etcdctl get --prefix v1/mdc/; curl each path",
+    causes=[19],
+)
 @pytest.mark.needs("system_port")
 def test_the_model_cards_files_are_served(deployment: Deployment):
-    """Every file that a model card names is served by the worker, in the size that the card says."""
+    """The worker serves every file that its model card names, in the size that the card says."""
     cards = {worker.hex_id: worker.card for worker in deployment.registered_workers() if worker.card}
     assert cards, f"no worker of {deployment.settings.namespace} has a model card: nothing to look at"
     wrong = [f"{name}: {each}" for name, card in cards.items() for each in files_behind(card, deployment)]
@@ -75,7 +87,13 @@ def files_behind(card: dict, deployment: Deployment) -> list[str]:
     return wrong
 
 
-@pytest.mark.check("M04-02", by_hand="etcdctl lease timetolive LEASE --keys", causes=[16, 25])
+@check(
+    "M04-02",
+    judged="granted TTL equals the one set; each lease is alive when more than one TTL has passed",
+    evidence="table of leases",
+    by_hand="etcdctl lease timetolive LEASE --keys",
+    causes=[16, 25],
+)
 def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etcd, inventory: Inventory, evidence):
     """Each worker's lease has the TTL that is set and is still alive when more than one TTL has passed."""
     expected = {
@@ -111,10 +129,15 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M04-08", by_hand="curl FRONTEND/v1/models", causes=[28])
+@check(
+    "M04-08",
+    judged="a worker of another namespace and model in the same etcd is not listed, and asking for its model gives 404",
+    by_hand="curl FRONTEND/v1/models",
+    causes=[28],
+)
 @pytest.mark.needs("managed")
 def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
-    """A worker of another namespace in the same etcd is neither listed nor served by this namespace's frontend."""
+    """A frontend neither lists nor serves a worker of another namespace in the same etcd."""
     foreign = {"namespace": f"{deployment.settings.namespace}_foreign", "model_name": "model-of-another-namespace"}
     frontend = InferenceEndpoint(deployment.reach(deployment.frontend_url), deployment.settings.model_name)
     with run.joined_worker(deployment, **foreign) as worker:
@@ -138,7 +161,14 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
     assert answer.status == 404, f"asked for another namespace's model, the frontend answers {answer.describe()}"
 
 
-@pytest.mark.check("M04-12", by_hand="on each node: curl ETCD/health", causes=[27])
+@check(
+    "M04-12",
+    judged="a connection from each node to the data address of etcd's node; where it runs already, to the address "
+    "that is declared",
+    evidence="advertised addresses",
+    by_hand="on each node: curl ETCD/health",
+    causes=[27],
+)
 def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, etcd: Etcd, evidence):
     """Every node reaches etcd at the data address of the node with the role, or at the address that is declared."""
     port = int(deployment.settings.etcd_url.rpartition(":")[2])
@@ -158,9 +188,14 @@ def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M04-13", by_hand="etcdctl get --prefix v1/instances/; ss -tln", causes=[20, 21])
+@check(
+    "M04-13",
+    judged="each hangs on a lease that lives, and something listens at its address",
+    by_hand="etcdctl get --prefix v1/instances/; ss -tln",
+    causes=[20, 21],
+)
 def test_no_instance_key_is_stale(run: Run, deployment: Deployment, etcd: Etcd):
-    """Behind every instance key there is a lease that lives and a process that accepts connections at its address."""
+    """Every instance key has a live lease and a process that accepts connections at its address."""
     dialect, namespace = deployment.settings.dialect, deployment.settings.namespace
     keys = instance_keys(etcd, dialect, namespace)
     assert keys, f"no instance key in {namespace}: nothing to look at"

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import EXTRA_FIELDS, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
@@ -30,11 +31,18 @@ def registered_at(worker: RegisteredWorker) -> list[tuple[str, int]]:
     return [(address, port) for address, port in told if address and port]
 
 
-@pytest.mark.check("M04-14", by_hand="etcdctl get --prefix v1/instances/; on each node: ss -tln", causes=[27, 73, 79])
+@check(
+    "M04-14",
+    judged="all addresses in etcd of each worker: the data address of the node where it listens; no loopback, no "
+    "management",
+    evidence="table of addresses",
+    by_hand="etcdctl get --prefix v1/instances/; on each node: ss -tln",
+    causes=[27, 73, 79],
+)
 def test_workers_register_their_own_nodes_data_address(
     deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence
 ):
-    """What a worker has registered is the data address of the node that it runs on: no loopback, no management."""
+    """Each worker registers the data address of its own node, neither loopback nor the management address."""
     workers = deployment.registered_workers()
     assert workers, f"no worker is registered in {deployment.settings.namespace}"
     data = {spec.dynamo_data_address: spec.name for spec in inventory.nodes}
@@ -60,10 +68,16 @@ def test_workers_register_their_own_nodes_data_address(
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M04-15", by_hand="a worker on another node; nvext.backend_instance_id", causes=[27])
+@check(
+    "M04-15",
+    judged="it registers from a node without the frontend, and answers a request that names it",
+    evidence="measurement",
+    by_hand="a worker on another node; nvext.backend_instance_id",
+    causes=[27],
+)
 @pytest.mark.needs("managed")
 def test_worker_that_joins_on_another_node_serves(run: Run, deployment: Deployment, inventory: Inventory, measure):
-    """A worker that joins on a node without the frontend is found by it and serves what is sent to it by name."""
+    """A worker that joins on a node without the frontend is found and serves requests addressed to it."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: no worker can join on another node")
     took_s = []

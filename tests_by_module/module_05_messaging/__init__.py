@@ -1,1 +1,1 @@
-"""Module 05: NATS and the messages that Dynamo sends through it."""
+"""Module 05: NATS: what Dynamo publishes, its loss and return under load, KV events in JetStream and over ZMQ."""

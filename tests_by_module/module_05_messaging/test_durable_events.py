@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.kv_events import decode
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -51,9 +52,15 @@ def durable(run: Run) -> Iterator[Durable]:
         yield Durable(deployment, stream, ask(deployment, unique_prompt(30)))
 
 
-@pytest.mark.check("M05-16", by_hand="nats stream info STREAM; nats stream view STREAM", causes=[1, 11])
+@check(
+    "M05-16",
+    judged="older Dynamo: the stream is on disk and holds the prompt's blocks",
+    evidence="the stream",
+    by_hand="nats stream info STREAM; nats stream view STREAM",
+    causes=[1, 11],
+)
 def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
-    """The workers' KV events are kept in a stream of their own, on disk, and match the prompt that was sent."""
+    """The workers' KV events are kept in a stream on disk and match the prompt that was sent."""
     deployment, request = durable.deployment, durable.asked
     size = deployment.registered_workers()[0].card["kv_cache_block_size"]
     expected = blocks_expected(request.tokens, size)
@@ -76,9 +83,15 @@ def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
     assert storage == "file", f"the stream {durable.stream} is kept in {storage}: a restart of NATS would lose it"
 
 
-@pytest.mark.check("M05-17", by_hand="nats consumer report STREAM", causes=[11])
+@check(
+    "M05-17",
+    judged="a durable consumer with nothing pending or unacknowledged",
+    evidence="table of consumers",
+    by_hand="nats consumer report STREAM",
+    causes=[11],
+)
 def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
-    """The frontend's router is a durable consumer of the stream and acknowledges everything in it."""
+    """The frontend's router is a durable consumer of the stream and acknowledges every message."""
     deployment = durable.deployment
     with deployment.nats_client() as client:
         stored = client.stored(durable.stream)
@@ -100,9 +113,15 @@ def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
     assert all(each.config.durable_name for each in consumers), f"a consumer has no durable name: {rows}"
 
 
-@pytest.mark.check("M05-18", by_hand="kill -KILL frontend, start it again, send the same prompt", causes=[8])
+@check(
+    "M05-18",
+    judged="SIGKILL and start of the frontend: an earlier prompt is a hit at once",
+    evidence="measurements",
+    by_hand="kill -KILL frontend, start it again, send the same prompt",
+    causes=[8],
+)
 def test_durable_kv_events_are_replayed_to_a_restarted_router(durable: Durable, measure):
-    """A router that was killed and started again reads the stream from its beginning: an earlier prompt is a hit."""
+    """A restarted router reads the stream from its beginning: an earlier prompt is a hit."""
     deployment = durable.deployment
     before = ask(deployment, durable.asked.prompt, max_tokens=2)
     measure("kv_hit_rate_before", before.answer.kv_hit_rate)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.nats import Nats as Client
 from fixtures.clients.nats import Refused, connected, monitor, stalled_subscriber
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
@@ -25,10 +26,14 @@ def payloads(count: int) -> list[bytes]:
     return [f"message {number}".encode() for number in range(1, count + 1)]
 
 
-@pytest.mark.check("M05-01", by_hand="nats stream add; nats pub; nats stream view")
+@check(
+    "M05-01",
+    judged="20 published before the consumer is made, delivered whole and in order",
+    by_hand="nats stream add; nats pub; nats stream view",
+)
 @pytest.mark.smoke
 def test_stored_messages_are_replayed_in_order_to_who_comes_later(client: Client):
-    """What was published into a stream before a consumer existed is delivered to it whole and in order."""
+    """A consumer that is created later receives all earlier messages of a stream, in order."""
     client.add_stream("replay")
     numbers = [client.store("replay.a", each) for each in payloads(MESSAGES)]
     client.add_consumer("replay", "late", ack_wait_s=30)
@@ -40,9 +45,13 @@ def test_stored_messages_are_replayed_in_order_to_who_comes_later(client: Client
     )
 
 
-@pytest.mark.check("M05-02", by_hand="nats consumer next --no-ack, twice")
+@check(
+    "M05-02",
+    judged="of four messages two are acknowledged; the other two, and only they, come a second time, told as such",
+    by_hand="nats consumer next --no-ack, twice",
+)
 def test_what_is_not_acknowledged_is_delivered_again(client: Client):
-    """A message that was delivered and not acknowledged comes again, told as a redelivery; acknowledged ones do not."""
+    """An unacknowledged message is delivered again, marked as a redelivery; an acknowledged one is not."""
     client.add_stream("again")
     for each in payloads(4):
         client.store("again.a", each)
@@ -59,9 +68,15 @@ def test_what_is_not_acknowledged_is_delivered_again(client: Client):
     )
 
 
-@pytest.mark.check("M05-03", by_hand="nats stream add --max-msgs=5 --discard=new", causes=[11])
+@check(
+    "M05-03",
+    judged="limit 5, the sixth is refused with the limit's name, five are kept",
+    evidence="the refusal",
+    by_hand="nats stream add --max-msgs=5 --discard=new",
+    causes=[11],
+)
 def test_a_full_stream_refuses_and_says_so(client: Client, evidence):
-    """At its limit a stream takes nothing more, tells the publisher why, and keeps what it has."""
+    """A full stream refuses new messages, gives the reason, and keeps what it has."""
     client.add_stream("full", max_messages=FULL)
     for each in payloads(FULL):
         client.store("full.a", each)
@@ -78,9 +93,14 @@ def test_a_full_stream_refuses_and_says_so(client: Client, evidence):
     assert kept == payloads(FULL), f"the full stream lost what it had: {len(kept)} of {FULL} messages are left"
 
 
-@pytest.mark.check("M05-04", by_hand="kill -KILL nats-server; start it again; nats stream info")
+@check(
+    "M05-04",
+    judged="SIGKILL and start: stream, messages, and the position of a second ago are there",
+    evidence="measurement",
+    by_hand="kill -KILL nats-server; start it again; nats stream info",
+)
 def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure):
-    """A server that was killed and started again has its streams, messages and consumers' positions."""
+    """A restarted server still has its streams, messages and consumer positions."""
     url = own_nats.node.reach(own_nats.url)
     with connected(url) as client:
         client.add_stream("kept")
@@ -108,9 +128,14 @@ def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure)
     measure.judge()
 
 
-@pytest.mark.check("M05-05", by_hand="curl MONITOR/varz | grep slow_consumers")
+@check(
+    "M05-05",
+    judged="24 MB to a subscriber that never reads: `slow_consumers` moves, another subscriber is served",
+    evidence="measurement",
+    by_hand="curl MONITOR/varz | grep slow_consumers",
+)
 def test_a_slow_consumer_is_seen(own_nats: Nats, client: Client, measure):
-    """A subscriber that does not read is cut off and counted, and others are served meanwhile."""
+    """A subscriber that does not read is disconnected and counted, while others are served."""
     watched = own_nats.node.reach(own_nats.monitor_url)
     before = monitor(watched, "varz")["slow_consumers"]
     with stalled_subscriber(own_nats.node.reach(own_nats.url), "flood"), client.capture("beside") as served:
@@ -134,9 +159,14 @@ def test_a_slow_consumer_is_seen(own_nats: Nats, client: Client, measure):
     )
 
 
-@pytest.mark.check("M05-06", by_hand="curl MONITOR/varz; curl MONITOR/jsz?streams=true; curl MONITOR/connz?subs=1")
+@check(
+    "M05-06",
+    judged="`/varz`, `/jsz`, `/connz` against what the client did",
+    evidence="table",
+    by_hand="curl MONITOR/varz; curl MONITOR/jsz?streams=true; curl MONITOR/connz?subs=1",
+)
 def test_the_monitor_agrees_with_the_client(own_nats: Nats, client: Client, evidence):
-    """/varz, /jsz and /connz tell what the client itself did: messages sent, what is stored, who subscribes to what."""
+    """/varz, /jsz and /connz report what the client did: messages sent, stored, and subscriptions."""
     watched = own_nats.node.reach(own_nats.monitor_url)
     client.add_stream("told")
     client.flush()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.nats import connected
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -22,7 +23,12 @@ def requests_over_nats(run: Run) -> Iterator[Deployment]:
         yield deployment
 
 
-@pytest.mark.check("M05-13", by_hand="nats sub '*.generate-*'")
+@check(
+    "M05-13",
+    judged="as many messages on the subject as requests that worker answered",
+    evidence="table",
+    by_hand="nats sub '*.generate-*'",
+)
 def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deployment, evidence):
     """On the request plane nats each request is one message to the subject of the worker that answers it."""
     settings = requests_over_nats.settings
@@ -42,9 +48,16 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deplo
     assert counts == expected, f"expected on NATS, one message for each answer: {expected}; seen: {counts}"
 
 
-@pytest.mark.check("M05-14", by_hand="kill -KILL nats-server under load; start it again", causes=[7])
+@check(
+    "M05-14",
+    judged="SIGKILL under 8 concurrent requests once a stream runs, start 3 s later: each request by when it was "
+    "sent, and the KV events of that time, against `faults.yaml`",
+    evidence="measurements, table",
+    by_hand="kill -KILL nats-server under load; start it again",
+    causes=[7],
+)
 def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, evidence):
-    """With requests over tcp the loss of NATS costs no request of a load, and KV events are recovered."""
+    """With requests over TCP, the loss of NATS costs no request, and KV events are recovered."""
     with run.own_deployment("module_05.events", request_plane="tcp", event_plane="nats") as deployment:
         seen, wrong = record_loss(run, deployment, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
@@ -52,9 +65,15 @@ def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, ev
     measure.judge()
 
 
-@pytest.mark.check("M05-15", by_hand="kill -KILL nats-server under load; start it again", causes=[23])
+@check(
+    "M05-15",
+    judged="the same; running streams complete, nothing new is answered meanwhile, service comes back",
+    evidence="measurements, table",
+    by_hand="kill -KILL nats-server under load; start it again",
+    causes=[23],
+)
 def test_nats_lost_with_requests_over_nats_recovers(run: Run, requests_over_nats: Deployment, measure, evidence):
-    """With requests over NATS new ones wait or fail while it is away, running ones complete, and service comes back."""
+    """With requests over NATS, its loss delays or fails new requests only, and service comes back."""
     seen, wrong = record_loss(run, requests_over_nats, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
     assert not wrong, "; ".join(wrong)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.kv_events import KvEvent
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
@@ -40,10 +41,16 @@ def until_each_has_answered(deployment: Deployment, workers: int) -> None:
     wait_until(look, Deadline(ANSWERS_WITHIN_S, "each worker to answer"))
 
 
-@pytest.mark.check("M05-07", by_hand="nats sub '>'", causes=[1, 12])
+@check(
+    "M05-07",
+    judged="everything captured under a known load: the version's topics are there, nothing else is",
+    evidence="table of subjects",
+    by_hand="nats sub '>'",
+    causes=[1, 12],
+)
 @pytest.mark.smoke
 def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published, evidence):
-    """On the event plane nats a load is seen on the subjects of this version and on no others; on zmq on none."""
+    """On the event plane nats, a load appears on this version's subjects and no others; on zmq, on none."""
     settings = deployment.settings
     known = {subject_of(deployment, topic): topic for topic in settings.dialect.events.subjects}
     counts = Counter(each.subject for each in published.messages)
@@ -67,9 +74,15 @@ def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, pub
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M05-08", by_hand="curl MONITOR/jsz?streams=true", causes=[11])
+@check(
+    "M05-08",
+    judged="no stream names the deployment's namespace after the load",
+    evidence="table of streams",
+    by_hand="curl MONITOR/jsz?streams=true",
+    causes=[11],
+)
 def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, published, evidence):
-    """A version without durable KV events leaves no stream behind, which nobody would ever empty."""
+    """A version without durable KV events leaves no stream in JetStream."""
     namespace = deployment.settings.namespace
     assert published.asked, "no load: nothing could have been kept"
     with deployment.nats_client() as client:
@@ -83,19 +96,30 @@ def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, publishe
     assert not mine, f"a stream of this deployment is in JetStream, and this version consumes none: {'; '.join(told)}"
 
 
-@pytest.mark.check("M05-09", by_hand="nats sub 'namespace.*.component.*.endpoint.*.kv-events'", causes=[1, 3, 14])
+@check(
+    "M05-09",
+    judged="each request's stored blocks form one chain as long as its tokens fill",
+    evidence="table by request",
+    by_hand="nats sub 'namespace.*.component.*.endpoint.*.kv-events'",
+    causes=[1, 3, 14],
+)
 @pytest.mark.needs("nats_events")
 def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence):
-    """Each request's blocks are published as stored, as many as its tokens fill, chained from its first on."""
+    """Each request's blocks are published as stored, as many as its tokens fill, in one chain."""
     rows, wrong = unmatched(published.asked, published.events, published.block_sizes)
     evidence.table("stored", STORED_HEADERS, rows)
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M05-10", by_hand="nats sub 'namespace.*.component.*.endpoint.*.kv-events'", causes=[7, 14])
+@check(
+    "M05-10",
+    judged="each publisher's sequence: none missing, none twice, in order",
+    by_hand="nats sub 'namespace.*.component.*.endpoint.*.kv-events'",
+    causes=[7, 14],
+)
 @pytest.mark.needs("nats_events")
 def test_kv_events_are_numbered_without_gaps(published):
-    """Each publisher numbers its messages one by one: none was lost on the way, none came twice."""
+    """Each publisher numbers its messages without gaps: none was lost and none came twice."""
     wrong = misnumbered(published.events)
     assert not wrong, "; ".join(wrong)
 
@@ -123,10 +147,16 @@ def small_caches(run: Run):
             return twice, first, wait_for_blocks(heard, blocks), sizes
 
 
-@pytest.mark.check("M05-11", by_hand="ask both workers the same; compare block_hash in their KV events", causes=[4, 5])
+@check(
+    "M05-11",
+    judged="one prompt asked of both: the chains published for it begin alike",
+    evidence="the hashes",
+    by_hand="ask both workers the same; compare block_hash in their KV events",
+    causes=[4, 5],
+)
 @pytest.mark.needs("managed")
 def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, evidence):
-    """Two workers that were given one prompt publish the same block hashes for it: a router can tell that it is one."""
+    """Two workers publish the same block hashes for the same prompt, so that a router can match them."""
     twice, events, _, sizes = small_caches
     size = max(sizes)
     wrong = []
@@ -147,10 +177,16 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, eviden
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M05-12", by_hand="--num-gpu-blocks-override 48; nats sub '>'; look for removed", causes=[7, 21])
+@check(
+    "M05-12",
+    judged="caches of 48 blocks: removed > 0, only what was stored, never more held than fits",
+    evidence="measurements",
+    by_hand="--num-gpu-blocks-override 48; nats sub '>'; look for removed",
+    causes=[7, 21],
+)
 @pytest.mark.needs("managed")
 def test_what_a_full_cache_drops_is_published_as_removed(small_caches, measure):
-    """A worker with more prefixes than blocks publishes what it drops, drops only what it had, and never overfills."""
+    """A worker whose cache is full publishes the blocks that it drops, and never holds more than fits."""
     _, _, events, _ = small_caches
     held: dict[int, set[int]] = {}
     removed, strange, most = 0, 0, 0

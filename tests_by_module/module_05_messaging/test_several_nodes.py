@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -31,9 +32,15 @@ sys.exit(not said.startswith(b"INFO ") and f"it says {said!r}")
 """
 
 
-@pytest.mark.check("M05-24", by_hand="on each node: nc NATS PORT", causes=[27])
+@check(
+    "M05-24",
+    judged="its greeting, at the data address of NATS's node, from each node",
+    evidence="greetings",
+    by_hand="on each node: nc NATS PORT",
+    causes=[27],
+)
 def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, evidence):
-    """NATS greets every node at the data address of the node that the inventory gives the role to."""
+    """NATS answers every node at the data address of the node that has the role nats."""
     port = urlsplit(deployment.settings.nats_url).port or NATS_PORT
     addresses = [spec.dynamo_data_address for spec in inventory.with_role("nats")]
     assert addresses, "no node has the role nats: nothing to reach"
@@ -79,12 +86,18 @@ def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[in
     return sum(len(each.blocks) for each in events if each.worker_id == worker_id and each.kind == "stored"), rate
 
 
-@pytest.mark.check("M05-25", by_hand="a worker on another node; nats sub '>'; send it a prompt twice", causes=[1, 14])
+@check(
+    "M05-25",
+    judged="a worker joins on a node without the frontend: what it stored is published, and its prompt is a hit",
+    evidence="measurements",
+    by_hand="a worker on another node; nats sub '>'; send it a prompt twice",
+    causes=[1, 14],
+)
 @pytest.mark.needs("managed", "nats_events")
 def test_kv_events_of_other_nodes_reach_the_router(
     run: Run, deployment: Deployment, inventory: Inventory, measure, evidence
 ):
-    """What a worker on a node without the frontend has stored is published, and a hit for the router soon after."""
+    """KV events of a worker on another node are published, and the router soon predicts a hit."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: there is no other node to hear of")
     told = {spec.name: told_by_a_worker_on(spec.name, run, deployment) for spec in inventory.away_from_frontend}

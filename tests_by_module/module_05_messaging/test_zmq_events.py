@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvent
@@ -74,16 +75,27 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
         yield OverZmq(deployment, addresses, asked, events, sizes, messages)
 
 
-@pytest.mark.check("M05-19", by_hand="etcdctl get --prefix v1/event_channels/", causes=[27])
+@check(
+    "M05-19",
+    judged="each worker has registered one, and it answers there; the others are blocked by it",
+    evidence="table",
+    by_hand="etcdctl get --prefix v1/event_channels/",
+    causes=[27],
+)
 def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence):
-    """Each worker has registered a publisher of KV events, and a ZMQ publisher answers at the address that it told."""
+    """Each worker registers a publisher of KV events, and a ZMQ publisher answers at that address."""
     evidence.table("publishers", ["worker", "address"], [list(each) for each in over_zmq.addresses.items()])
     assert len(over_zmq.addresses) == WORKERS, f"{WORKERS} workers were started, publishers are {over_zmq.addresses}"
 
 
-@pytest.mark.check("M05-20", by_hand="nats sub '>'")
+@check(
+    "M05-20",
+    judged="all that is on NATS under a load, none names the namespace",
+    evidence="subjects",
+    by_hand="nats sub '>'",
+)
 def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence):
-    """With events over zmq and requests over tcp nothing of the deployment is on NATS under a load."""
+    """With events over zmq and requests over tcp, the deployment sends nothing over NATS."""
     namespace = over_zmq.deployment.settings.namespace
     mine = sorted({each.subject for each in over_zmq.on_nats if namespace in each.subject})
     evidence.text("subjects", "\n".join(sorted({each.subject for each in over_zmq.on_nats})) or "none")
@@ -91,11 +103,15 @@ def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence):
     assert not mine, f"with events over zmq nothing of {namespace} is expected, and on NATS there is {', '.join(mine)}"
 
 
-@pytest.mark.check(
-    "M05-21", by_hand="subscribe to the addresses of v1/event_channels with a ZMQ SUB socket", causes=[1]
+@check(
+    "M05-21",
+    judged="as `M05-09` and `M05-10`, off the workers' ZMQ publishers",
+    evidence="table by request",
+    by_hand="subscribe to the addresses of v1/event_channels with a ZMQ SUB socket",
+    causes=[1],
 )
 def test_kv_events_over_zmq_match_the_prompts(over_zmq: OverZmq, evidence):
-    """Each request's blocks are published over zmq as many as its tokens fill, in messages numbered without gaps."""
+    """Over zmq each request's blocks are published, as many as its tokens fill, without gaps in numbering."""
     rows, wrong = unmatched(over_zmq.asked, over_zmq.events, over_zmq.block_sizes)
     evidence.table("stored", STORED_HEADERS, rows)
     wrong += misnumbered(over_zmq.events)
@@ -123,9 +139,15 @@ def through(deployment: Deployment, frontend: Frontend) -> InferenceEndpoint:
     return InferenceEndpoint(frontend.node.reach(frontend.url), deployment.settings.model_name)
 
 
-@pytest.mark.check("M05-22", by_hand="two frontends: send a prompt to one, then to the other", causes=[1, 14])
+@check(
+    "M05-22",
+    judged="a second frontend applies the events of a prompt that the first has routed, and predicts its hit",
+    evidence="measurements",
+    by_hand="two frontends: send a prompt to one, then to the other",
+    causes=[1, 14],
+)
 def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure):
-    """A router applies what it hears over zmq: a prompt that was routed by another frontend is a hit."""
+    """A router applies events received over zmq: a prompt that another frontend routed is a hit."""
     deployment, prompt = over_zmq.deployment, unique_prompt(20)
     name = deployment.settings.dialect.metrics.kv_events_applied
     with second_frontend(deployment) as second:
@@ -145,9 +167,15 @@ def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure):
     measure.judge()
 
 
-@pytest.mark.check("M05-23", by_hand="kill -KILL nats-server under load; start it again", causes=[7])
+@check(
+    "M05-23",
+    judged="as `M05-14`; KV events reach the router all the time",
+    evidence="measurement, table",
+    by_hand="kill -KILL nats-server under load; start it again",
+    causes=[7],
+)
 def test_nats_lost_with_events_over_zmq_costs_nothing(run: Run, over_zmq: OverZmq, measure, evidence):
-    """With events over zmq and requests over tcp the loss of NATS costs no request and no KV event."""
+    """With events over zmq and requests over tcp, the loss of NATS costs no request and no KV event."""
     _, wrong = record_loss(run, over_zmq.deployment, measure, evidence)
     assert not wrong, "; ".join(wrong)
     measure.judge()

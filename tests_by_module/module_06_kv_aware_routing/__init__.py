@@ -1,1 +1,1 @@
-"""Module 06: KV-aware routing: prefix hits, the router's choice, and its truth against what workers reused."""
+"""Module 06: prefix hits, the router's choice, and both against what workers reused and a round-robin control."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Tokens, Traces
@@ -29,7 +30,12 @@ def busiest(routed: Sequence[Routed], workers: int) -> tuple[float, dict[str, in
     return max(counts.values(), default=0) * workers / max(1, len(routed)), dict(counts)
 
 
-@pytest.mark.check("M06-16", by_hand="send unique prompts 8 at a time, count nvext.worker_id")
+@check(
+    "M06-16",
+    judged="32 for each worker, 4 for each at once: the busiest one's share",
+    evidence="requests by worker",
+    by_hand="send unique prompts 8 at a time, count nvext.worker_id",
+)
 def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, measure, evidence):
     """Prompts with nothing in common are spread evenly over the workers."""
     workers = len(deployment.registered_workers())
@@ -43,9 +49,14 @@ def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, mea
     measure.judge()
 
 
-@pytest.mark.check("M06-17", by_hand="send one hot prefix 12 at a time, count nvext.worker_id")
+@check(
+    "M06-17",
+    judged="18 for each worker, 6 for each at once: the busiest one's share; the hit rate stays high",
+    evidence="requests by worker",
+    by_hand="send one hot prefix 12 at a time, count nvext.worker_id",
+)
 def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure, evidence):
-    """A prefix asked for by more requests than one worker should carry is served by others, too."""
+    """When more requests share a prefix than one worker should carry, other workers serve it, too."""
     workers = len(deployment.registered_workers())
     size = traces.block_size
     hot = traces.tokens(BLOCKS * size)
@@ -61,9 +72,14 @@ def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure,
     measure.judge()
 
 
-@pytest.mark.check("M06-19", by_hand="send a prompt, then again with nvext.cache_salt: kv_hit_rate is 0", causes=[6])
+@check(
+    "M06-19",
+    judged="a known prompt with two salts; without one it hits",
+    by_hand="send a prompt, then again with nvext.cache_salt: kv_hit_rate is 0",
+    causes=[6],
+)
 def test_salted_prompts_are_not_predicted_to_hit(deployment: Deployment, traces: Traces):
-    """A cache salt keeps prompts apart in the router's index; without one they hit."""
+    """The router keeps prompts with different cache salts separate; without a salt they hit."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     first = send(deployment, prompt, size)
@@ -76,10 +92,15 @@ def test_salted_prompts_are_not_predicted_to_hit(deployment: Deployment, traces:
     assert not hits, f"prompts with a cache salt are predicted to hit the cache of another: {hits[0]}"
 
 
-@pytest.mark.check("M06-20", by_hand="the same, and usage.prompt_tokens_details.cached_tokens is 0", causes=[6])
+@check(
+    "M06-20",
+    judged="the worker's own count of reused tokens",
+    by_hand="the same, and usage.prompt_tokens_details.cached_tokens is 0",
+    causes=[6],
+)
 @pytest.mark.needs("real_engine", role="worker")
 def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: Traces):
-    """A worker does not reuse blocks of another salt, and does reuse those of the same one."""
+    """A worker reuses blocks of the same cache salt and none of another salt."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     first = send(deployment, prompt, size, cache_salt="one")
@@ -90,11 +111,17 @@ def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: 
     assert not other.reused, f"a prompt with another salt reused somebody else's blocks: {other.told}"
 
 
-@pytest.mark.check("M06-21", by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED", causes=[5])
+@check(
+    "M06-21",
+    judged="one prompt on every worker, block hashes on the wire are equal",
+    evidence="block hashes",
+    by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED",
+    causes=[5],
+)
 @pytest.mark.needs("managed", role="worker")
 @pytest.mark.needs("real_engine", role="worker")
 def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence):
-    """The same prompt has the same block hashes on every worker: they hash with the same seed."""
+    """Every worker computes the same block hashes for the same prompt."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     with listening(deployment) as seen:

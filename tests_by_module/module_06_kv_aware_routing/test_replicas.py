@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Traces
 from fixtures.run import Run
@@ -19,9 +20,13 @@ STREAMS = 4
 REQUESTS = 24
 
 
-@pytest.mark.check("M06-13", by_hand="start a second frontend; send a prompt to one, then to the other")
+@check(
+    "M06-13",
+    judged="a prompt served through one is predicted by the other on the same worker, both ways",
+    by_hand="start a second frontend; send a prompt to one, then to the other",
+)
 def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
-    """A second frontend predicts the hits of what was served through the first, and the other way round."""
+    """Each of two frontends predicts the hits of what was served through the other."""
     size = traces.block_size
     first = own.reach(own.frontend_url)
     told = []
@@ -41,11 +46,15 @@ def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
         )
 
 
-@pytest.mark.check(
-    "M06-23", by_hand="two frontends with --router-replica-sync: load a worker through one, send to the other"
+@check(
+    "M06-23",
+    judged="with `--router-replica-sync` a frontend leaves out the worker that another keeps busy; one without it "
+    "does not",
+    evidence="requests by worker",
+    by_hand="two frontends with --router-replica-sync: load a worker through one, send to the other",
 )
 def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: Traces, evidence):
-    """With replica sync a frontend avoids the worker that another has loaded; one without it does not."""
+    """With replica sync a frontend avoids a worker that another frontend has loaded; without it, it does not."""
     size = traces.block_size
     loaded = own.registered_workers()[0]
     requests = {}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients import prometheus
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.picture import Picture
@@ -12,23 +13,40 @@ from tests_by_module.module_06_kv_aware_routing.hashing import hashing_of
 from tests_by_module.module_06_kv_aware_routing.routing import BLOCK_SIZE, send
 
 
-@pytest.mark.check("M06-01", by_hand="curl FRONTEND/v1/completions: nvext.timing.kv_hit_rate", causes=[15])
+@check(
+    "M06-01",
+    judged="declared kv, no model card brings another mode, an answer tells a hit rate; the others are blocked by it",
+    by_hand="curl FRONTEND/v1/completions: nvext.timing.kv_hit_rate",
+    causes=[15],
+)
 @pytest.mark.needs("kv_router")
 @pytest.mark.smoke
 def test_router_is_in_kv_mode(kv_router: Traces):
     """The declared mode is kv, no worker's model card replaces it, and the router predicts hits for a request."""
 
 
-@pytest.mark.check("M06-02", by_hand="send a long prompt twice: kv_hit_rate > 0", causes=[1, 2, 3, 9])
+@check(
+    "M06-02",
+    judged="the same prompt twice to one worker: all full blocks predicted; the others are blocked by it",
+    by_hand="send a long prompt twice: kv_hit_rate > 0",
+    causes=[1, 2, 3, 9],
+)
 @pytest.mark.needs("kv_router")
 def test_router_knows_what_a_worker_has_just_stored(traces: Traces):
     """A prompt sent again to the worker that served it is predicted to hit all its full blocks."""
 
 
-@pytest.mark.check("M06-03", by_hand="etcdctl get --prefix v1/mdc/ | grep kv_cache_block_size", causes=[3, 4, 10])
+@check(
+    "M06-03",
+    judged="model cards and the router's gauge are equal, each worker answers when asked by name; the others are "
+    "blocked by it",
+    evidence="table",
+    by_hand="etcdctl get --prefix v1/mdc/ | grep kv_cache_block_size",
+    causes=[3, 4, 10],
+)
 @pytest.mark.needs("kv_router")
 def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces: Traces, evidence):
-    """Every worker registers the block size that the router reckons with, and is given requests."""
+    """Every worker registers the block size that the router uses, and receives requests."""
     workers = deployment.registered_workers()
     sizes = {worker.hex_id: (worker.card or {}).get("kv_cache_block_size") for worker in workers}
     reckoned = prometheus.scrape(f"{deployment.reach(deployment.frontend_url)}/metrics", only=BLOCK_SIZE)
@@ -49,7 +67,14 @@ def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces:
     assert not refused, f"requests that name these workers fail: {refused}"
 
 
-@pytest.mark.check("M06-22", by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED", causes=[5])
+@check(
+    "M06-22",
+    judged="`PYTHONHASHSEED` and the hash algorithm of every worker and of its children, from `/proc/PID`, are "
+    "equal; a real engine's seed is set",
+    evidence="table",
+    by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED",
+    causes=[5],
+)
 @pytest.mark.needs("worker_port")
 def test_workers_hash_with_one_seed(
     deployment: Deployment, picture: Picture, nodes: dict[str, Node], inventory: Inventory, evidence

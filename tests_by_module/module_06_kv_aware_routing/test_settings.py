@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Traces
@@ -76,10 +77,16 @@ def counted(done: Sequence[Routed]) -> dict[str, int]:
     return dict(Counter(f"{each.worker:x}" for each in done if each.worker is not None))
 
 
-@pytest.mark.check("M06-18", by_hand="start a frontend with the setting; send one prompt many times", causes=[15])
+@check(
+    "M06-18",
+    judged="overlap credit 0, temperature 5: one prompt does not stay on one worker",
+    evidence="requests by worker",
+    by_hand="start a frontend with the setting; send one prompt many times",
+    causes=[15],
+)
 @pytest.mark.parametrize("setting", ["overlap-credit-0", "temperature-5"])
 def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
-    """Without credit for overlap, or at a high temperature, one prompt does not stay on the worker that has it."""
+    """Without credit for overlap, or at a high temperature, a prompt does not stay on the worker that has it."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     done = [send(own, prompt, size, url=tuned[setting]) for _ in range(REQUESTS)]
@@ -92,10 +99,17 @@ def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str
     )
 
 
-@pytest.mark.check("M06-24", by_hand="start a frontend with --router-mode; load one worker; send others", causes=[15])
+@check(
+    "M06-24",
+    judged="one of two workers is kept busy: round-robin takes turns, random both by chance, least-loaded and power- "
+    "of-two the other; none predicts hits",
+    evidence="workers in order",
+    by_hand="start a frontend with --router-mode; load one worker; send others",
+    causes=[15],
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_router_modes_choose_as_they_say(mode: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
-    """While one of two workers is loaded: turns, chance, or the other worker, and never by hits."""
+    """With one of two workers loaded, each router mode chooses as documented, and never by prefix hits."""
     loaded = own.registered_workers()[0].instance_id
     with kept_busy(own, traces, tuned[mode], STREAMS, STREAM_BLOCKS, [loaded]):
         done = ask_often(own, traces, tuned[mode])
@@ -111,11 +125,17 @@ def test_router_modes_choose_as_they_say(mode: str, own: Deployment, tuned: dict
     )
 
 
-@pytest.mark.check("M06-25", by_hand="load a worker through a frontend that does not track load; send others")
+@check(
+    "M06-25",
+    judged="a router leaves out the worker that it keeps busy; one with `--no-router-track-active-blocks --no- "
+    "router-track-prefill-tokens` does not",
+    evidence="requests by worker",
+    by_hand="load a worker through a frontend that does not track load; send others",
+)
 def test_router_that_does_not_track_load_does_not_avoid_it(
     own: Deployment, tuned: dict[str, str], traces: Traces, evidence
 ):
-    """A router avoids the worker that it has loaded; one that is told to track no load does not."""
+    """A router avoids the worker that it has loaded; one that tracks no load does not."""
     loaded = own.registered_workers()[0]
     chosen = {}
     for name, url in {"tracked": own.endpoint.url, "not tracked": tuned["load-ignored"]}.items():
@@ -135,11 +155,13 @@ def test_router_that_does_not_track_load_does_not_avoid_it(
     )
 
 
-@pytest.mark.check(
-    "M06-26", by_hand="--no-router-kv-events --router-ttl-secs 2: send a prompt, at once again, 3 s later again"
+@check(
+    "M06-26",
+    judged="`--no-router-kv-events --router-ttl-secs 2`: predicted at once, and not any more later",
+    by_hand="--no-router-kv-events --router-ttl-secs 2: send a prompt, at once again, 3 s later again",
 )
 def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], traces: Traces):
-    """Without KV events a router takes what it has sent for cached, and only for as long as it is told to."""
+    """Without KV events a router assumes that what it sent is cached, and only for the configured time."""
     size, url = traces.block_size, tuned["ttl"]
     # each is asked for once more only: an answer makes its time begin anew
     prompts = [traces.tokens(BLOCKS * size + 1) for _ in range(ASKED + 1)]
@@ -163,9 +185,15 @@ def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], 
         raise AssertionError(f"no effect of --router-ttl-secs {TTL_S} is seen: {error}") from None
 
 
-@pytest.mark.check("M06-27", by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more")
+@check(
+    "M06-27",
+    judged="`--active-decode-blocks-threshold`: refused with 529 or 503 while all workers are above it, served by a "
+    "frontend without it, served again afterwards",
+    evidence="answers",
+    by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more",
+)
 def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
-    """Above the threshold requests are refused as overload, another frontend's are served; below it all are again."""
+    """Above the threshold a frontend refuses requests as overload; below it all are served again."""
     size, url = traces.block_size, tuned["busy"]
     workers = [each.instance_id for each in own.registered_workers()]
     ask = lambda: send(own, traces.tokens(size + 1), size, url=url)  # noqa: E731
@@ -190,9 +218,14 @@ def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str],
     wait_until(served, Deadline(BUSY_WITHIN_S, "requests to be served again once the load was gone"))
 
 
-@pytest.mark.check("M06-28", by_hand="--router-mode direct: with nvext.backend_instance_id and without", causes=[15])
+@check(
+    "M06-28",
+    judged="a named worker serves; a request that names none is refused",
+    by_hand="--router-mode direct: with nvext.backend_instance_id and without",
+    causes=[15],
+)
 def test_direct_mode_serves_only_by_name(own: Deployment, tuned: dict[str, str], traces: Traces):
-    """In mode direct the worker that a request names serves it, and a request that names none is refused."""
+    """In mode direct, the worker that a request names serves it; a request that names none is refused."""
     size, url = traces.block_size, tuned["direct"]
     named = {
         each.hex_id: send(own, traces.tokens(8), size, url=url, pinned_to=each.instance_id)

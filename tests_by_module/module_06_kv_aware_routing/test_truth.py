@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.charts import grouped_bars
 from fixtures.clients.kv_events import lost_events
 from fixtures.deployments.deployment import Deployment
@@ -19,10 +20,16 @@ SERIES = ("predicted from the trace", "applied by the router", "reused by worker
 WITHOUT = ("unique-prompts", "shorter-than-a-block")
 
 
-@pytest.mark.check("M06-04", by_hand="nats sub 'namespace.NS.>'; curl FRONTEND/metrics | grep kv_cache_events_applied")
+@check(
+    "M06-04",
+    judged="over all traces: the numbers of each worker's messages have no gap, and events on the wire are those in "
+    "the router, by kind; none refused",
+    evidence="table",
+    by_hand="nats sub 'namespace.NS.>'; curl FRONTEND/metrics | grep kv_cache_events_applied",
+)
 @pytest.mark.needs("nats_events")
 def test_events_published_are_the_events_applied(replays: Replays, evidence):
-    """Over all traces no KV event is lost; the router applies all that are published and no other, and refuses none."""
+    """No KV event is lost: the router applies every published event, applies no other, and refuses none."""
     published = Counter(event.kind for event in replays.published or ())
     applied = {kind: count for (kind, status), count in replays.applied.items() if status == "ok"}
     refused = {f"{kind} {status}": count for (kind, status), count in replays.applied.items() if status != "ok"}
@@ -40,8 +47,12 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence):
     )
 
 
-@pytest.mark.check(
-    "M06-05", by_hand="compare kv_hit_rate with usage.prompt_tokens_details.cached_tokens", causes=[2, 9]
+@check(
+    "M06-05",
+    judged="request by request, for each trace",
+    evidence="table of requests",
+    by_hand="compare kv_hit_rate with usage.prompt_tokens_details.cached_tokens",
+    causes=[2, 9],
 )
 @pytest.mark.parametrize("name", [*WITH_PREFIXES, *WITHOUT])
 def test_workers_reuse_what_the_router_predicts(name: str, replays: Replays, evidence):
@@ -53,10 +64,16 @@ def test_workers_reuse_what_the_router_predicts(name: str, replays: Replays, evi
     assert not wrong, f"of {len(done.routed)} requests {len(wrong)} reused other blocks than predicted: {wrong[0]}"
 
 
-@pytest.mark.check("M06-06", by_hand="send a trace in order, add up cached_tokens", causes=[1, 2])
+@check(
+    "M06-06",
+    judged="request by request, for each trace with prefixes in common",
+    evidence="hit rates",
+    by_hand="send a trace in order, add up cached_tokens",
+    causes=[1, 2],
+)
 @pytest.mark.parametrize("name", WITH_PREFIXES)
 def test_prefixes_hit_as_computed_beforehand(name: str, replays: Replays, measure):
-    """Every request hits the blocks that the trace says, request by request: the best worker is always taken."""
+    """Every request hits exactly the blocks that the trace predicts: the router always takes the best worker."""
     done = replays.by_name[name]
     measure("hit_rate_expected", done.rate(done.expected_tokens), n=len(done.routed))
     measure("hit_rate_predicted", done.rate(done.predicted_tokens), n=len(done.routed))
@@ -71,10 +88,15 @@ def test_prefixes_hit_as_computed_beforehand(name: str, replays: Replays, measur
     assert not wrong, f"{len(wrong)} of {len(done.routed)} requests did not hit as the trace says: {wrong[0]}"
 
 
-@pytest.mark.check("M06-07", by_hand="send prompts that have no block in common: kv_hit_rate is 0", causes=[6])
+@check(
+    "M06-07",
+    judged="unique prompts, and one that is shorter than a block again and again; every lookup took place",
+    by_hand="send prompts that have no block in common: kv_hit_rate is 0",
+    causes=[6],
+)
 @pytest.mark.parametrize("name", WITHOUT)
 def test_nothing_in_common_never_hits(name: str, replays: Replays):
-    """Prompts without a common block, and prompts too short to fill one, are neither predicted to hit nor reused."""
+    """Prompts without a common block, or shorter than one, are neither predicted to hit nor reused."""
     done = replays.by_name[name]
     looked = [each for each in done.routed if each.predicted is not None]
     assert len(looked) == len(done.routed), (
@@ -84,10 +106,16 @@ def test_nothing_in_common_never_hits(name: str, replays: Replays):
     assert not hits, f"{len(hits)} prompts with nothing in common hit the cache: {hits[0]}"
 
 
-@pytest.mark.check("M06-08", by_hand="the same trace with --router-mode round-robin", causes=[1, 5, 9])
+@check(
+    "M06-08",
+    judged="tokens saved beyond a round-robin control, of those promised by the traces",
+    evidence="hit rates side by side, table and chart",
+    by_hand="the same trace with --router-mode round-robin",
+    causes=[1, 5, 9],
+)
 @pytest.mark.needs("managed")
 def test_kv_routing_saves_what_round_robin_computes_again(replays: Replays, control: Deployment, measure, evidence):
-    """Beside a round-robin control KV routing saves as many prompt tokens more as the traces say beforehand."""
+    """KV routing saves as many prompt tokens over round-robin as the traces predict."""
     rows, saved, promised = [], 0, 0
     for name in WITH_PREFIXES:
         done = replays.by_name[name]

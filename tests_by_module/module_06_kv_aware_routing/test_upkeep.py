@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.readiness import wait_until_serving
@@ -34,9 +35,15 @@ KNOWN, ASKED_EVERY_S = 12, 0.5
 BEYOND_LEASE_S = 3
 
 
-@pytest.mark.check("M06-09", by_hand="a worker with few blocks; send more prefixes than fit", causes=[2, 7])
+@check(
+    "M06-09",
+    judged="a worker of 40 blocks, twice as many sent: predicted is reused, the newest hits, the oldest does not",
+    evidence="table of requests",
+    by_hand="a worker with few blocks; send more prefixes than fit",
+    causes=[2, 7],
+)
 def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
-    """More prefixes than blocks: what a worker had to evict is not predicted any more, what it kept is."""
+    """The router stops predicting blocks that a worker evicted, and still predicts those it kept."""
     size = traces.block_size
     trace = traces.more_prefixes_than_blocks(CAPACITY)
     few = ("--num-gpu-blocks-override", str(CAPACITY))
@@ -82,23 +89,32 @@ def not_predicted(worker: RegisteredWorker, again: Routed) -> str:
     return f"{BLOCKS} blocks of the joined worker {worker.hex_id} are to be predicted: {again.told}"
 
 
-@pytest.mark.check("M06-10", by_hand="start one more worker, send it a prompt twice (nvext.backend_instance_id)")
+@check(
+    "M06-10",
+    judged="its prompt again: all blocks predicted on it",
+    by_hand="start one more worker, send it a prompt twice (nvext.backend_instance_id)",
+)
 def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, traces: Traces):
-    """What a worker that joined has stored is predicted on it."""
+    """The router predicts hits on what a worker that joined has stored."""
     prompt = traces.tokens(BLOCKS * traces.block_size + 1)
     with warm_joined_worker(run, deployment, traces, prompt) as (_, registered, again):
         assert not again.error, f"the joined worker {registered.hex_id} does not answer: {again.error}"
         assert again.predicted == BLOCKS, not_predicted(registered, again)
 
 
-@pytest.mark.check(
-    "M06-29", by_hand="the same on a node without frontend; send it to no worker by name", causes=[1, 14]
+@check(
+    "M06-29",
+    judged="a prompt that a worker on a node without the frontend has cached: predicted there, sent there, reused "
+    "there",
+    evidence="table",
+    by_hand="the same on a node without frontend; send it to no worker by name",
+    causes=[1, 14],
 )
 @pytest.mark.needs("multi_node")
 def test_prefixes_are_found_on_other_nodes(
     run: Run, deployment: Deployment, inventory: Inventory, traces: Traces, evidence
 ):
-    """A prompt that a worker on another node has cached is predicted there, goes there and is reused there."""
+    """A prompt cached on another node is predicted there, sent there and reused there."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: there is no other node to route to")
     size, rows, wrong = traces.block_size, [], []
@@ -116,9 +132,14 @@ def test_prefixes_are_found_on_other_nodes(
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M06-11", by_hand="kill -TERM PID; send its prompt again", causes=[21, 22])
+@check(
+    "M06-11",
+    judged="after SIGTERM its prompt is answered by another, with no hit",
+    by_hand="kill -TERM PID; send its prompt again",
+    causes=[21, 22],
+)
 def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: Traces):
-    """After a worker left by SIGTERM its blocks are not predicted any more, and its prompts are answered by others."""
+    """After a worker leaves by SIGTERM, its blocks are not predicted any more and others answer its prompts."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     with warm_joined_worker(run, deployment, traces, prompt) as (worker, registered, again):
@@ -132,9 +153,15 @@ def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: T
     )
 
 
-@pytest.mark.check("M06-12", by_hand="kill -KILL -- -PGID; start it again; send its prompt again", causes=[7, 20])
+@check(
+    "M06-12",
+    judged="after SIGKILL and restart, once the old lease is gone, nothing is predicted on it: else the index is stale",
+    evidence="measurements",
+    by_hand="kill -KILL -- -PGID; start it again; send its prompt again",
+    causes=[7, 20],
+)
 def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deployment, traces: Traces, measure):
-    """After SIGKILL and restart nothing of a worker's former cache is predicted, once its old lease is gone."""
+    """After a worker is killed and restarted, nothing of its former cache is predicted."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     with warm_joined_worker(run, deployment, traces, prompt) as (worker, former, again):
@@ -171,9 +198,15 @@ def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deplo
     measure.judge()
 
 
-@pytest.mark.check("M06-14", by_hand="kill -KILL the frontend, start it again, send a known prompt", causes=[8, 18])
+@check(
+    "M06-14",
+    judged="what workers had cached before is predicted",
+    evidence="measurements",
+    by_hand="kill -KILL the frontend, start it again, send a known prompt",
+    causes=[8, 18],
+)
 def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, measure):
-    """A frontend that was killed and started again predicts what workers had cached before it was there."""
+    """A restarted frontend predicts what workers had cached before."""
     size = traces.block_size
     assert own.frontend is not None
     # each is asked for once only: a router that learns from its own choices must not pass for one that recovered
@@ -200,9 +233,15 @@ def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, 
     measure.judge()
 
 
-@pytest.mark.check("M06-15", by_hand="kill -KILL NATS, send prompts, start NATS again, send others", causes=[7, 14])
+@check(
+    "M06-15",
+    judged="NATS away while a prompt is stored; it is predicted after the worker's next event",
+    evidence="measurement",
+    by_hand="kill -KILL NATS, send prompts, start NATS again, send others",
+    causes=[7, 14],
+)
 def test_lost_events_are_recovered(own: Deployment, traces: Traces, measure, evidence):
-    """Events that were lost while NATS was away are recovered with the next one that the worker publishes."""
+    """Events lost while NATS was away are recovered with the worker's next event."""
     size = traces.block_size
     assert own.nats is not None
     lost = traces.tokens(BLOCKS * size + 1)

@@ -1,1 +1,1 @@
-"""Module 08: workers on several nodes."""
+"""Module 08: a worker on each node behind one frontend; joins, leaves, losses, and engines over several nodes."""

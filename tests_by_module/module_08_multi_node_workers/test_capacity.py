@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.placement import Placement
 from fixtures.inventory.model import Inventory
 from fixtures.load.plan import LoadPlan
@@ -52,12 +53,18 @@ def in_turns(run: Run, inventory: Inventory, spread: Placement) -> tuple[float, 
     return share_of_small_node(run, inventory, spread, "round-robin", 10)
 
 
-@pytest.mark.check("M08-06", by_hand="--max-num-seqs 1 on one node; count nvext.worker_id")
+@check(
+    "M08-06",
+    judged="of two workers one takes one request at a time (`--max-num-seqs 1`), 12 are under way: its share under "
+    "the routers kv and least-loaded, and under round-robin as the control",
+    evidence="requests by node",
+    by_hand="--max-num-seqs 1 on one node; count nvext.worker_id",
+)
 @pytest.mark.parametrize(("mode", "number"), [("kv", 11), ("least-loaded", 12)], ids=["kv", "least-loaded"])
 def test_smaller_node_is_given_less(
     run: Run, inventory: Inventory, spread: Placement, in_turns, mode: str, number: int, measure, evidence
 ):
-    """A router that knows of load gives the smaller node less; one that does not, an equal share."""
+    """A router that tracks load sends the smaller node less; one that does not sends it an equal share."""
     control, others = in_turns
     share, rows = share_of_small_node(run, inventory, spread, mode, number)
     evidence.table("requests by node", ["router", "node", "requests", ""], [*others, *rows])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Deployment
 from fixtures.faults import NicDown, PoweredOff
 from fixtures.measure.request import COMPLETED
@@ -52,9 +53,16 @@ def cut_off(run: Run) -> NicDown:
     return NicDown(run.lab(), where.one, "data", where.two)
 
 
-@pytest.mark.check("M08-43", by_hand="pull the plug of the first frontend's node; send to the second", causes=[28])
+@check(
+    "M08-43",
+    judged="the first one's node loses its power: each request sent from then on is served by the second, with what "
+    "it takes to find out",
+    evidence="timeline",
+    by_hand="pull the plug of the first frontend's node; send to the second",
+    causes=[28],
+)
 def test_client_fails_over_to_the_second_frontend(frontend_lost: Loss, measure, evidence):
-    """A frontend's node is lost: every request sent from then on is served by the second frontend.
+    """After a frontend's node is lost, the second frontend serves every request.
 
     Streams through the lost one are lost with it, and hang unless the client has a limit of its own: counted only.
     """
@@ -79,9 +87,15 @@ def test_client_fails_over_to_the_second_frontend(frontend_lost: Loss, measure, 
     measure.judge()
 
 
-@pytest.mark.check("M08-44", by_hand="power on; start the frontend on the node again", causes=[18])
+@check(
+    "M08-44",
+    judged="its node is on again and it is started: requests that go there are served there",
+    evidence="measurement",
+    by_hand="power on; start the frontend on the node again",
+    causes=[18],
+)
 def test_frontend_that_is_back_serves(frontend_lost: Loss, measure):
-    """The node is on again, its frontend is started, and requests that go there are served there."""
+    """After its node and frontend are started again, requests sent there are served there."""
     loss = frontend_lost
     back = loss.restarted or loss.moment("healed")
     first = next(it.url for it in loss.requests if it.number == 0)
@@ -91,9 +105,15 @@ def test_frontend_that_is_back_serves(frontend_lost: Loss, measure):
     measure.judge()
 
 
-@pytest.mark.check("M08-45", by_hand="ip link set PORT down on etcd's node, up again within the lease", causes=[16, 25])
+@check(
+    "M08-45",
+    judged="the data link of etcd's node is down: nothing lost, ended or registered anew",
+    evidence="timeline",
+    by_hand="ip link set PORT down on etcd's node, up again within the lease",
+    causes=[16, 25],
+)
 def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measure, evidence):
-    """etcd's node is lost for less than the lease: no request and no registration is lost."""
+    """Losing etcd's node for less than the lease costs no request and no registration."""
     loss = etcd_lost
     loss.show(evidence)
     no_loss(loss)
@@ -101,7 +121,13 @@ def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measu
     measure.judge()
 
 
-@pytest.mark.check("M08-46", by_hand="ip link set PORT down on etcd's node for longer than the lease; ps", causes=[16])
+@check(
+    "M08-46",
+    judged="processes and requests",
+    evidence="timeline, exit status",
+    by_hand="ip link set PORT down on etcd's node for longer than the lease; ps",
+    causes=[16],
+)
 @pytest.mark.known_defect(
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
@@ -109,7 +135,7 @@ def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measu
     reason="when etcd was away for longer than the lease, workers and frontends end; a supervisor must start them",
 )
 def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Loss, evidence):
-    """etcd's node is lost for longer than the lease: what serves goes on serving, also when etcd is back.
+    """Losing etcd's node for longer than the lease ends no process, also when etcd comes back.
 
     While it is away all is served: no process knows of it, since nothing answers. When it is back its leases run out.
     """
@@ -119,9 +145,15 @@ def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Lo
     assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
 
 
-@pytest.mark.check("M08-47", by_hand="start frontends and workers again when etcd is back", causes=[16])
+@check(
+    "M08-47",
+    judged="etcd is back, all that ended is started again: all is served",
+    evidence="measurement",
+    by_hand="start frontends and workers again when etcd is back",
+    causes=[16],
+)
 def test_restart_heals_the_loss_of_etcd(run: Run, etcd_lost_for_long: Loss, measure):
-    """etcd is back, all that ended is started again, as by a supervisor, and every request is served."""
+    """After etcd is back and what ended is restarted, as by a supervisor, every request is served."""
     loss = etcd_lost_for_long
     failed_as_known(run, loss)
     measure("hung_requests", len(loss.hung), n=len(loss.requests))

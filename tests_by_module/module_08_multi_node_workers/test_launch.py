@@ -2,9 +2,10 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.launches import Launch, lint, variables
-from fixtures.deployments.parallel import EXECUTORS, Member, check, plan
+from fixtures.deployments.parallel import EXECUTORS, Member, mistakes_in, plan
 from fixtures.deployments.picture import Picture
 from fixtures.inventory.model import Inventory
 from fixtures.nodes import Node
@@ -17,11 +18,18 @@ pytestmark = pytest.mark.needs("multi_node")
 PORT = 29500
 
 
-@pytest.mark.check("M08-07", by_hand="tr '\\0' '\\n' < /proc/PID/environ", causes=[69, 73, 77, 79])
+@check(
+    "M08-07",
+    judged="the environment of each worker's processes: addresses are the node's data address and not link-local; "
+    "interfaces and devices exist and belong to the data link (`launch_rules.yaml`)",
+    evidence="variables",
+    by_hand="tr '\\0' '\\n' < /proc/PID/environ",
+    causes=[69, 73, 77, 79],
+)
 def test_workers_are_started_for_the_data_link(
     deployment: Deployment, picture: Picture, inventory: Inventory, nodes: dict[str, Node], node_facts, evidence
 ):
-    """No variable of a worker's environment leads it to another interface, address or device than the data link's."""
+    """Each worker's environment leads it only to the interfaces, addresses and devices of the data link."""
     workers = [each for each in picture.of_kind("worker") if each.pid is not None]
     if len(workers) < len(deployment.registered_workers()):
         raise CouldNotLook("processes of registered workers are not found on the nodes, or belong to another user")
@@ -41,13 +49,20 @@ def test_workers_are_started_for_the_data_link(
 
 
 @pytest.mark.needs("runtime")
-@pytest.mark.check("M08-08", by_hand="pytest tests_by_module --dry-run", causes=[73, 74, 77])
+@check(
+    "M08-08",
+    judged="the plan from what is found on the nodes, by pipeline and by tensor, with and without Ray: ranks, "
+    "master, world size, versions, arguments; each launch passes the rules, too",
+    evidence="launches",
+    by_hand="pytest tests_by_module --dry-run",
+    causes=[73, 74, 77],
+)
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])
 def test_an_engine_over_all_nodes_can_be_launched(
     axis: str, executor: str, run: Run, engine_nodes: list[Member], evidence
 ):
-    """One rank on each node, one master on the data link, as many ranks as devices, one version everywhere."""
+    """An engine over all nodes can be planned: one rank per device, one master on the data link, one version."""
     devices = sum(each.devices for each in engine_nodes)
     sizes = {"pipeline": len(engine_nodes), "tensor": devices // len(engine_nodes)}
     if axis == "tensor":
@@ -59,5 +74,5 @@ def test_an_engine_over_all_nodes_can_be_launched(
         for launch in rank.launches
     ]
     evidence.table("launches", ["rank", "node", "command", "environment"], rows)
-    wrong = check(planned, [each.facts.name for each in engine_nodes])
+    wrong = mistakes_in(planned, [each.facts.name for each in engine_nodes])
     assert not wrong, "; ".join(wrong)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Deployment
 from fixtures.faults import Killed, Partition, PoweredOff, SlowLink
 from fixtures.run import Run
@@ -110,9 +111,16 @@ def record_ends(loss: Loss, measure, evidence) -> None:
     measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
 
 
-@pytest.mark.check("M08-30", by_hand="kill -KILL -- -PGID of a worker under load", causes=[20, 22])
+@check(
+    "M08-30",
+    judged="SIGKILL under load, no migration: its streams end at once with an error of this version "
+    "(`expected_faults.yaml`), none hangs, every request is served again within the lease",
+    evidence="timeline, lost requests",
+    by_hand="kill -KILL -- -PGID of a worker under load",
+    causes=[20, 22],
+)
 def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss, measure, evidence):
-    """The streams of a killed worker end at once with an error, none hangs, and soon every request is served."""
+    """A killed worker's streams end at once with an error, none hangs, and soon every request is served."""
     loss = worker_killed
     loss.show(evidence)
     measure("hung_requests", len(loss.hung), n=len(loss.requests))
@@ -122,16 +130,27 @@ def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss
     measure.judge()
 
 
-@pytest.mark.check("M08-31", by_hand="start the worker again; curl FRONTEND/metrics | grep router_worker")
+@check(
+    "M08-31",
+    judged="from its start to its first token for the load",
+    evidence="measurement",
+    by_hand="start the worker again; curl FRONTEND/metrics | grep router_worker",
+)
 def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure):
-    """A worker that was killed and is started again registers anew and serves."""
+    """A worker that is started again after SIGKILL registers and serves."""
     measure("return_s", worker_killed.return_s(worker_killed.moment("heal")))
     measure.judge()
 
 
-@pytest.mark.check("M08-32", by_hand="frontend with --migration-limit 1; kill -KILL -- -PGID of a worker", causes=[22])
+@check(
+    "M08-32",
+    judged="the same with `--migration-limit 1`: none lost, the longest gap",
+    evidence="timeline",
+    by_hand="frontend with --migration-limit 1; kill -KILL -- -PGID of a worker",
+    causes=[22],
+)
 def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evidence):
-    """With --migration-limit 1 the streams of a killed worker go on with another one, and no request is lost."""
+    """With --migration-limit 1, a killed worker's streams continue on another worker, and no request is lost."""
     migrated.show(evidence)
     on_it = migrated.on_victims()
     assert not migrated.lost, f"{len(migrated.lost)} of {len(migrated.requests)} requests were lost: {migrated.lost[0]}"
@@ -139,10 +158,16 @@ def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evi
     measure.judge()
 
 
-@pytest.mark.check("M08-33", by_hand="bridge link set dev PORT isolated on, off again within the lease", causes=[16])
+@check(
+    "M08-33",
+    judged="streams pause and go on, nothing is lost, ends or registers anew",
+    evidence="timeline",
+    by_hand="bridge link set dev PORT isolated on, off again within the lease",
+    causes=[16],
+)
 @pytest.mark.needs("lab")
 def test_partition_shorter_than_the_lease_loses_nothing(run: Run, short_partition: Loss, measure, evidence):
-    """Two nodes parted for less than the lease: streams pause and go on, and every registration stays."""
+    """During a partition shorter than the lease, streams pause and continue, and no registration is lost."""
     loss = short_partition
     loss.show(evidence)
     on_it = loss.on_victims()
@@ -153,10 +178,15 @@ def test_partition_shorter_than_the_lease_loses_nothing(run: Run, short_partitio
     measure.judge()
 
 
-@pytest.mark.check("M08-34", by_hand="tc qdisc add dev PORT root tbf rate 2mbit burst 16k latency 200ms")
+@check(
+    "M08-34",
+    judged="2 Mbit/s to and from a worker's node: nothing lost, as before when it is fast again",
+    evidence="timeline",
+    by_hand="tc qdisc add dev PORT root tbf rate 2mbit burst 16k latency 200ms",
+)
 @pytest.mark.needs("lab")
 def test_slow_link_loses_nothing(run: Run, slow_link: Loss, measure, evidence):
-    """A worker behind a slow link answers late, and loses nothing."""
+    """A worker behind a slow link answers late and loses no request."""
     loss = slow_link
     loss.show(evidence)
     loss.on_victims()
@@ -165,30 +195,48 @@ def test_slow_link_loses_nothing(run: Run, slow_link: Loss, measure, evidence):
     measure.judge()
 
 
-@pytest.mark.check("M08-35", by_hand="kill -KILL -- -PGID of nats-server under load, start it again", causes=[7])
+@check(
+    "M08-35",
+    judged="requests over tcp; SIGKILL and return of nats-server",
+    evidence="timeline",
+    by_hand="kill -KILL -- -PGID of nats-server under load, start it again",
+    causes=[7],
+)
 def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure, evidence):
-    """With requests over tcp, NATS is lost and comes back without a client noticing."""
+    """With requests over TCP, clients do not notice that NATS is lost and comes back."""
     nats_lost.show(evidence)
     no_loss(nats_lost)
     measure("recovery_s", nats_lost.recovery_s(nats_lost.moment("injected")))
     measure.judge()
 
 
-@pytest.mark.check("M08-36", by_hand="bridge link set dev PORT isolated on for longer than the lease", causes=[23, 29])
+@check(
+    "M08-36",
+    judged="requests without an end after 8 s; when the last of its streams ends",
+    evidence="timeline, lost requests",
+    by_hand="bridge link set dev PORT isolated on for longer than the lease",
+    causes=[23, 29],
+)
 @pytest.mark.needs("lab")
 @HANGS
 def test_partition_longer_than_the_lease_hangs_nothing(run: Run, long_partition: Loss, measure, evidence):
-    """Every request to a node that is parted for longer than the lease ends soon after the lease."""
+    """Every request to a node that is partitioned for longer than the lease ends soon after the lease."""
     record_ends(long_partition, measure, evidence)
     measure.judge()
 
 
-@pytest.mark.check("M08-37", by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2", causes=[23, 29])
+@check(
+    "M08-37",
+    judged="the same with `DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2`: none hangs, each ends in time, all is served again",
+    evidence="timeline, lost requests",
+    by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2",
+    causes=[23, 29],
+)
 @pytest.mark.needs("lab")
 def test_stream_timeout_ends_what_a_partition_would_hang(
     run: Run, long_partition_with_timeout: Loss, measure, evidence
 ):
-    """With the stream timeout set, every request to a parted node ends, with an error that says so."""
+    """With the stream timeout set, every request to a partitioned node ends with an error that says so."""
     loss = long_partition_with_timeout
     record_ends(loss, measure, evidence)
     measure("recovery_s", loss.recovery_s(loss.moment("injected")))
@@ -196,7 +244,13 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
     measure.judge()
 
 
-@pytest.mark.check("M08-38", by_hand="bridge link set dev PORT isolated off after the lease; ps", causes=[16, 17])
+@check(
+    "M08-38",
+    judged="its process and its registration after the partition",
+    evidence="exit status",
+    by_hand="bridge link set dev PORT isolated off after the lease; ps",
+    causes=[16, 17],
+)
 @pytest.mark.needs("lab")
 @pytest.mark.known_defect(
     issue="dynamo#3493",
@@ -205,24 +259,36 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
     reason="a worker that learns at the end of a partition that its lease is lost ends; a supervisor must start it",
 )
 def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
-    """A worker that was parted for longer than its lease is there again when the partition is over."""
+    """A worker that was partitioned for longer than its lease is back when the partition ends."""
     assert not long_partition.ended, f"ended after the partition: {long_partition.ended}"
     assert long_partition.came or long_partition.stayed >= long_partition.victims, (
         "after the partition the worker is registered neither as before nor anew"
     )
 
 
-@pytest.mark.check("M08-39", by_hand="start the worker again that ended at the end of the partition", causes=[16, 20])
+@check(
+    "M08-39",
+    judged="the worker that ended is started again: from then to its first token",
+    evidence="measurement",
+    by_hand="start the worker again that ended at the end of the partition",
+    causes=[16, 20],
+)
 @pytest.mark.needs("lab")
 def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure):
-    """A worker that ended after a partition and is started again, as by a supervisor, serves."""
+    """A worker that ended after a partition serves again once it is restarted, as by a supervisor."""
     loss = long_partition_with_timeout
     since = loss.restarted or loss.moment("healed")
     measure("return_s", loss.return_s(since))
     measure.judge()
 
 
-@pytest.mark.check("M08-40", by_hand="pull the plug of a worker's node under load", causes=[23, 29])
+@check(
+    "M08-40",
+    judged="as `M08-36`, of a node that loses its power",
+    evidence="timeline, lost requests",
+    by_hand="pull the plug of a worker's node under load",
+    causes=[23, 29],
+)
 @pytest.mark.needs("lab")
 @HANGS
 def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure, evidence):
@@ -231,12 +297,18 @@ def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure, evi
     measure.judge()
 
 
-@pytest.mark.check("M08-41", by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2", causes=[23, 29])
+@check(
+    "M08-41",
+    judged="as `M08-37`",
+    evidence="timeline, lost requests",
+    by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2",
+    causes=[23, 29],
+)
 @pytest.mark.needs("lab")
 def test_stream_timeout_ends_what_a_node_without_power_would_hang(
     run: Run, node_off_with_timeout: Loss, measure, evidence
 ):
-    """With the stream timeout set, every request to a node that loses its power ends, with an error that says so."""
+    """With the stream timeout set, every request to a node without power ends with an error that says so."""
     loss = node_off_with_timeout
     record_ends(loss, measure, evidence)
     measure("recovery_s", loss.recovery_s(loss.moment("injected")))
@@ -244,9 +316,15 @@ def test_stream_timeout_ends_what_a_node_without_power_would_hang(
     measure.judge()
 
 
-@pytest.mark.check("M08-42", by_hand="power on; start the worker on the node again", causes=[20])
+@check(
+    "M08-42",
+    judged="its worker is started: from then to its first token",
+    evidence="measurement",
+    by_hand="power on; start the worker on the node again",
+    causes=[20],
+)
 @pytest.mark.needs("lab")
 def test_node_that_is_on_again_serves(node_off: Loss, measure):
-    """The node is on again, its worker is started, and it serves."""
+    """After its node is on again and it is restarted, a worker serves."""
     measure("return_s", node_off.return_s(node_off.restarted or node_off.moment("healed")))
     measure.judge()

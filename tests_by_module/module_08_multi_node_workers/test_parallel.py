@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import EXTRA_FIELDS, complete
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.launches import Launch
-from fixtures.deployments.parallel import Member, check, plan
+from fixtures.deployments.parallel import Member, mistakes_in, plan
 from fixtures.run import Run
 from fixtures.services.dynamo import Worker
 
@@ -49,7 +50,7 @@ def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **size
     (port,) = equipment[0].node.free_ports(1)
     alone = [replace(each, command=tuple(worker.argv())) for each, worker in zip(members, workers, strict=True)]
     planned = plan(alone, **sizes, port=port)
-    assert not (wrong := check(planned, [each.facts.name for each in members])), "; ".join(wrong)
+    assert not (wrong := mistakes_in(planned, [each.facts.name for each in members])), "; ".join(wrong)
     for worker, rank in zip(workers, planned.ranks, strict=True):
         worker.planned = rank.engine
     try:
@@ -89,13 +90,25 @@ def judge(run: Run, members: Sequence[Member], evidence, **sizes: int) -> None:
     assert told == expected, f"over {len(members)} nodes the answer is {told!r}, on one it is {expected!r}"
 
 
-@pytest.mark.check("M08-20", by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2", causes=[74])
+@check(
+    "M08-20",
+    judged="vLLM over all nodes as one more worker: the greedy answer is that of a worker on one node",
+    evidence="both answers",
+    by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2",
+    causes=[74],
+)
 def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence):
-    """An engine whose layers are spread over the nodes serves, with the tokens of one that has them all."""
+    """A pipeline-parallel engine over the nodes serves the same tokens as an engine on one node."""
     judge(run, engine_nodes, evidence, pipeline=len(engine_nodes), tensor=engine_nodes[0].devices)
 
 
-@pytest.mark.check("M08-21", by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2", causes=[74])
+@check(
+    "M08-21",
+    judged="the same, every layer spread",
+    evidence="both answers",
+    by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2",
+    causes=[74],
+)
 def test_tensor_parallel_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence):
-    """An engine whose every layer is spread over the nodes serves, with the tokens of one that has them whole."""
+    """A tensor-parallel engine over the nodes serves the same tokens as an engine on one node."""
     judge(run, engine_nodes, evidence, pipeline=1, tensor=sum(each.devices for each in engine_nodes))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.charts import fault_timeline
 from fixtures.measure.timeline import hit, lost
 from fixtures.outcomes import CouldNotLook
@@ -11,9 +12,16 @@ from tests_by_module.module_08_multi_node_workers.members import by_worker, of_f
 pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed")]
 
 
-@pytest.mark.check("M08-04", by_hand="start a worker on the other node under load", causes=[28])
+@check(
+    "M08-04",
+    judged="20 requests a second to one worker; another joins on the second node: none lost, seconds from its "
+    "registration to its first request, its share from then on",
+    evidence="timeline, requests by worker",
+    by_hand="start a worker on the other node under load",
+    causes=[28],
+)
 def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measure, evidence):
-    """Scale-out under load: no request is lost, and the worker on the other node soon has its share."""
+    """A worker that joins on another node under load soon takes its share, and no request is lost."""
     joined, leaves = scaled.registered.at_s, scaled.signalled.at_s
     evidence.svg(
         "a worker joins and leaves",
@@ -30,9 +38,17 @@ def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measu
     measure.judge()
 
 
-@pytest.mark.check("M08-05", by_hand="kill -TERM PID of one of two workers under load", causes=[21])
+@check(
+    "M08-05",
+    judged="SIGTERM to the worker that joined, with requests under way on it, the frontend having `--migration-limit "
+    "1`: none lost, none that it had begun goes on elsewhere, seconds for which it is still given requests, "
+    "it ends with 0",
+    evidence="lost requests",
+    by_hand="kill -TERM PID of one of two workers under load",
+    causes=[21],
+)
 def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure, evidence):
-    """Scale-in by SIGTERM under load: what the worker has begun it ends, and nothing new is sent to it."""
+    """A worker that leaves by SIGTERM under load finishes what it began and gets no new request."""
     leaves = scaled.signalled.at_s
     under_way = [each for each in hit(scaled.load.requests, leaves, leaves) if scaled.came in each.worker_ids]
     after = [request for request in scaled.load.requests if request.ended_at_s >= leaves]

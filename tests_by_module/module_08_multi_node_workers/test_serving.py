@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from fixtures.measure.timeline import lost
@@ -17,10 +18,16 @@ from tests_by_module.module_08_multi_node_workers.members import by_worker, of_f
 pytestmark = pytest.mark.needs("multi_node", "runtime")
 
 
-@pytest.mark.check("M08-01", by_hand="send unique prompts, count nvext.worker_id", causes=[28])
+@check(
+    "M08-01",
+    judged="60 unlike prompts for each worker: none lost, none of the nodes idle, the busiest worker's share",
+    evidence="requests by node",
+    by_hand="send unique prompts, count nvext.worker_id",
+    causes=[28],
+)
 @pytest.mark.smoke
 def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], measure, evidence):
-    """Unlike prompts are served by the workers of all nodes, evenly, and none is lost."""
+    """The workers of all nodes serve different prompts in even shares, and no request is lost."""
     counts = by_worker(served.load.requests)
     by_node = {name: 0 for name in worker_nodes}
     for worker in served.workers:
@@ -35,11 +42,18 @@ def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], me
     measure.judge()
 
 
-@pytest.mark.check("M08-02", by_hand="etcdctl get --prefix v1/instances/; ss -tlnp on the node", causes=[27])
+@check(
+    "M08-02",
+    judged="each answer names one worker; it is registered at a node's data address; something listens there; "
+    "answers that name it and its own count are equal",
+    evidence="table of workers",
+    by_hand="etcdctl get --prefix v1/instances/; ss -tlnp on the node",
+    causes=[27],
+)
 def test_node_that_served_is_known(
     served: Served, deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence
 ):
-    """The id in each answer leads over etcd to a node's data address, a process that listens there, and its count."""
+    """Each answer names its worker, and that worker is registered, listens and counts at a node's data address."""
     counts = by_worker(served.load.requests)
     known = {each.instance_id: each for each in served.workers}
     strangers = sorted(counts.keys() - known.keys())
@@ -69,11 +83,19 @@ def test_node_that_served_is_known(
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M08-03", by_hand="cat /proc/net/dev before and after a load", causes=[73, 79])
+@check(
+    "M08-03",
+    judged="bytes of the nodes' interfaces before and after the load, in multiples of the bytes of requests that "
+    "workers on other nodes than the frontend's counted: received on the data link, and both ways on all "
+    "others together",
+    evidence="bytes by interface",
+    by_hand="cat /proc/net/dev before and after a load",
+    causes=[73, 79],
+)
 def test_requests_go_over_the_data_link(
     served: Served, deployment: Deployment, inventory: Inventory, worker_nodes: list[str], measure, evidence
 ):
-    """Between the nodes, what is asked of a worker comes over the data link, and next to nothing over any other."""
+    """Requests to workers on other nodes travel over the data link, and almost nothing over any other."""
     front = urlsplit(deployment.frontend_url).hostname
     remote = [name for name in worker_nodes if inventory.node(name).dynamo_data_address != front]
     asked = sum(served.links.request_bytes[each.instance_id] for each in served.workers if each.home in remote)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.run import Run
 from fixtures.services.vllm_server import VllmServer
@@ -13,7 +14,12 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
 
 
 @pytest.mark.smoke
-@pytest.mark.check("M09-01", by_hand="python -m vllm.entrypoints.openai.api_server --model MODEL")
+@check(
+    "M09-01",
+    judged="each is ready with one token, on its node; same engine, same files of the model (hash); seconds to ready",
+    evidence="table of servers",
+    by_hand="python -m vllm.entrypoints.openai.api_server --model MODEL",
+)
 def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], measure, evidence):
     """Two servers serve the same files of the same model by the same engine, one on each node."""
     rows, kinds = [], set()
@@ -32,10 +38,17 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
     measure.judge()
 
 
-@pytest.mark.check("M09-02", by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both")
+@check(
+    "M09-02",
+    judged="greedy answers to 12 prompts around the boundaries of blocks and up to the longest, one after the other, "
+    "and to 12 more at once, against transformers on the same files: how far the first other token and the "
+    "log probabilities are off",
+    evidence="table of answers",
+    by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both",
+)
 @pytest.mark.needs("weights")
 def test_both_servers_answer_as_the_reference(run: Run, servers: list[VllmServer], oracle: Oracle, measure, evidence):
-    """Either server's greedy answers, alone and at once, are those that transformers computes from the same files."""
+    """Both servers' greedy answers, one at a time and many at once, equal those of transformers."""
     found = {}
     for server in servers:
         endpoint = InferenceEndpoint(server.node.reach(server.url), server.engine_args.model_name)

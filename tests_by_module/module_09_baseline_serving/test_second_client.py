@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deployments.deployment import Equipment
 from fixtures.load.workloads import parts
 from fixtures.run import Run
@@ -19,11 +20,17 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), py
 WORKLOAD = "mixed"
 
 
-@pytest.mark.check("M09-07", by_hand="aiperf profile --streaming with two --url, and --custom-dataset-type inputs-json")
+@check(
+    "M09-07",
+    judged="both send the same load in turns, twice each: every request is completed with the tokens that were asked "
+    "for; AIPerf's TTFT, ITL and throughput over ours",
+    evidence="figures of both",
+    by_hand="aiperf profile --streaming with two --url, and --custom-dataset-type inputs-json",
+)
 def test_aiperf_sees_what_our_client_sees(
     run: Run, servers: list[VllmServer], client: Equipment, profile: str, measure, evidence
 ):
-    """AIPerf, given the same requests in turns with our client, completes them with the same tokens, as fast."""
+    """AIPerf completes the same requests with the same tokens as our client, and as fast."""
     part = parts(profile, WORKLOAD)[-1]  # the longest prompts at the highest load
     aiperf = run.tool("aiperf", client.node)
     files = model_files(run.equipment()[servers[0].node.name])

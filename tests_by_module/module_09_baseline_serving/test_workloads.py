@@ -4,6 +4,7 @@ from statistics import mean, median, stdev
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.charts import busy_timeline
 from fixtures.load.workloads import WORKLOADS
 from fixtures.measure.baseline import LEAST_REPEATS, load, unfair
@@ -16,11 +17,16 @@ from fixtures.serving.sets import MeasuredSet, path_of
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
 
 
-@pytest.mark.check("M09-03", by_hand="a client that sends each request to the server with fewest in flight")
+@check(
+    "M09-03",
+    judged="requests by server over all workloads; every request completed",
+    evidence="table",
+    by_hand="a client that sends each request to the server with fewest in flight",
+)
 def test_requests_are_spread_fairly_and_none_is_lost(
     servers: list[VllmServer], measured: MeasuredSet, measure, evidence
 ):
-    """Both servers serve about the same, and every request is answered."""
+    """Both servers serve about the same number of requests, and every request is answered."""
     names = [server.name for server in servers]
     counts = {
         name: sum(run.replicas[name].requests for run in measured.runs.runs if name in run.replicas) for name in names
@@ -34,9 +40,14 @@ def test_requests_are_spread_fairly_and_none_is_lost(
     measure.judge()
 
 
-@pytest.mark.check("M09-04", by_hand="compare the servers' vllm:inter_token_latency_seconds")
+@check(
+    "M09-04",
+    judged="the slower server's median time of a token over the faster one's",
+    evidence="table",
+    by_hand="compare the servers' vllm:inter_token_latency_seconds",
+)
 def test_no_server_holds_the_other_back(servers: list[VllmServer], measured: MeasuredSet, measure, evidence):
-    """A token takes as long on one server as on the other: a crippled baseline flatters what is compared with it."""
+    """A token takes the same time on both servers: a slow baseline would flatter what is compared with it."""
     itl = {
         server.name: [
             run.replicas[server.name].itl_ms_p50
@@ -57,10 +68,15 @@ def test_no_server_holds_the_other_back(servers: list[VllmServer], measured: Mea
     measure.judge()
 
 
-@pytest.mark.check("M09-05", by_hand="aiperf profile with two --url; nvidia-smi dmon, or /proc/stat, on each node")
+@check(
+    "M09-05",
+    judged="figures of each repeat; how busy each node is over time (GPUs by nvidia-smi, else CPUs): recorded",
+    evidence="figures, curve",
+    by_hand="aiperf profile with two --url; nvidia-smi dmon, or /proc/stat, on each node",
+)
 @pytest.mark.parametrize("workload", ["prefill-heavy", "decode-heavy", "mixed", "shared-prefix"])
 def test_workload_is_measured(workload: str, measured: MeasuredSet, measure, evidence):
-    """Throughput, latencies and how busy each node is, under each workload, several times."""
+    """Throughput, latencies and the load of each node are measured several times under each workload."""
     inside = [each for each in measured.measured if each.run.point.workload == workload]
     by_point = {
         point: [run.figures for run in runs]
@@ -86,9 +102,14 @@ def test_workload_is_measured(workload: str, measured: MeasuredSet, measure, evi
     measure.judge()
 
 
-@pytest.mark.check("M09-06", by_hand="python -m json.tool reports/latest/baseline-*.json")
+@check(
+    "M09-06",
+    judged="what is on the disk is what was measured, of the workloads declared, repeated, no request failed",
+    evidence="the file",
+    by_hand="python -m json.tool reports/latest/baseline-*.json",
+)
 def test_baseline_is_kept_with_its_conditions(run: Run, measured: MeasuredSet, profile: str, evidence):
-    """What is on the disk is what was measured, repeated often enough, of the workloads that are declared."""
+    """The stored baseline is what was measured, repeated often enough, under the declared workloads."""
     path = path_of(run.report_dir, profile)
     kept = load(path)
     evidence.text(path.name, path.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""Module 10: prefill and decode apart, exact and compared with the baseline."""
+"""Module 10: disaggregated prefill and decode: exact, KV by the declared transport, compared with the baseline."""

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.charts import HEADERS, comparison_curves, comparison_rows
 from fixtures.load.workloads import profiles
 from fixtures.measure.baseline import RunSet, unfair
@@ -23,9 +24,14 @@ def compared(baseline: RunSet, apart_set: MeasuredSet) -> Comparison:
     return compare(baseline, apart_set.runs)
 
 
-@pytest.mark.check("M10-09", by_hand="diff the conditions of two baseline files: hardware, versions, model, settings")
+@check(
+    "M10-09",
+    judged="hardware, versions, settings, model, hash of the requests, repeats, no failed request, age",
+    evidence="conditions",
+    by_hand="diff the conditions of two baseline files: hardware, versions, model, settings",
+)
 def test_baseline_and_dynamo_may_be_compared(baseline: RunSet, apart_set: MeasuredSet, measure, evidence):
-    """Same hardware, engine, model and requests, repeated on both sides, and not one request failed."""
+    """Baseline and Dynamo ran the same hardware, engine, model and requests, repeatedly, without a failed request."""
     sides = (baseline, apart_set.runs)
     rows = [
         (side.deployment, " + ".join(node.kind for node in side.hardware), *map(str, (side.versions, side.settings)),
@@ -40,10 +46,16 @@ def test_baseline_and_dynamo_may_be_compared(baseline: RunSet, apart_set: Measur
     measure.judge()
 
 
-@pytest.mark.check("M10-10", by_hand="aiperf profile against both; compare the repeats' means with their intervals")
+@check(
+    "M10-10",
+    judged="every metric at every point and on average, with intervals that hold together; the ratios are recorded, "
+    "a site sets its bounds",
+    evidence="sentence, curves, table",
+    by_hand="aiperf profile against both; compare the repeats' means with their intervals",
+)
 @pytest.mark.parametrize("workload", ["prefill-heavy", "decode-heavy", "mixed", "shared-prefix"])
 def test_dynamo_against_the_baseline(workload: str, compared: Comparison, profile: str, measure, evidence):
-    """What is better, what is worse, what shows no difference, and from which length and load on."""
+    """The comparison says what is better, worse or no different, and from which prompt length and load on."""
     assert workload in profiles()[profile], f"the profile {profile} has no workload {workload}"
     evidence.note("in words", "\n".join(compared.summary(workload)))
     evidence.svg("curves", comparison_curves(compared, workload))

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.placement import apart
 from fixtures.oracle.ask import ask, ask_all
@@ -23,13 +24,16 @@ def whole(differences: Differences) -> None:
 
 
 @pytest.mark.smoke
-@pytest.mark.check(
+@check(
     "M10-01",
+    judged="each is registered as what it is, on its node; both have the same files of the model (hash) and the same "
+    "size of blocks",
+    evidence="table of workers",
     by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …",
     causes=[49, 54],
 )
 def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
-    """One worker prefills and one decodes, each registered as such, on its node, with the same model and blocks."""
+    """One worker prefills and one decodes, each registered as such on its node, with the same model and block size."""
     dialect = sides.deployment.settings.dialect
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
     wrong, rows, identities, block_sizes = [], [], set(), set()
@@ -55,12 +59,18 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     assert same, f"prefill and decode do not tell KV blocks of the same size, in tokens: {rows}"
 
 
-@pytest.mark.check(
-    "M10-02", by_hand="the same prompt, temperature 0, from an aggregated worker and from this one", causes=[33, 34, 54]
+@check(
+    "M10-02",
+    judged="greedy answers to 12 prompts from 5 tokens to the longest, around block boundaries, against transformers "
+    "on the same files: no more than twice as far off (`tolerance.yaml`) as those of an aggregated server of "
+    "the same engine, one at a time and four at once",
+    evidence="table of answers",
+    by_hand="the same prompt, temperature 0, from an aggregated worker and from this one",
+    causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights")
 def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, allowed: float, measure, evidence):
-    """From one token to the longest prompt, around the boundaries of blocks: KV that came over the wire is right."""
+    """Answers from transferred KV are right, from one token to the longest prompt and around block boundaries."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
     measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
@@ -68,14 +78,18 @@ def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle
     measure.judge()
 
 
-@pytest.mark.check(
-    "M10-03", by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers", causes=[33, 34, 54]
+@check(
+    "M10-03",
+    judged="as `M10-02`, the same prompts again; how much of them prefill had cached",
+    evidence="table of answers",
+    by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers",
+    causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights")
 def test_answers_from_the_cache_are_the_reference_s(
     sides: Sides, cold, oracle: Oracle, allowed: float, measure, evidence
 ):
-    """Asked again, when both sides have the blocks already, the answers are the same."""
+    """Repeated prompts, whose blocks both sides hold already, get the same answers."""
     before = sides.counted()
     answers = ask_all(sides.deployment.endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS)
     tokens = sum(each.tokens for each in cold.values())
@@ -88,12 +102,16 @@ def test_answers_from_the_cache_are_the_reference_s(
     measure.judge()
 
 
-@pytest.mark.check(
-    "M10-04", by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside", causes=[34, 54]
+@check(
+    "M10-04",
+    judged="as `M10-02`, 12 other prompts, 4 at a time, while 24 clients leave after two chunks",
+    evidence="table of answers",
+    by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside",
+    causes=[34, 54],
 )
 @pytest.mark.needs("weights")
 def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, allowed: float, measure, evidence):
-    """Several prompts at once, while others' transfers are abandoned: nobody is given another's blocks."""
+    """Concurrent prompts get their own answers while other clients disconnect in mid-transfer."""
     differences = oracle.differences("second", crowd.answers)
     evidence.table("answers", HEADERS, oracle.rows("second", differences))
     measure("clients_that_left", crowd.left)
@@ -102,11 +120,16 @@ def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, a
     measure.judge()
 
 
-@pytest.mark.check(
-    "M10-05", by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers", causes=[63]
+@check(
+    "M10-05",
+    judged="24 clients leave after two chunks of 2000 tokens: seconds until requests under way and KV blocks in use "
+    "are none, on each side",
+    evidence="table",
+    by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers",
+    causes=[63],
 )
 def test_clients_that_left_leave_nothing_behind(sides: Sides, crowd: Crowd, oracle: Oracle, measure, evidence):
-    """Neither side goes on with requests whose clients have left, nor keeps their blocks."""
+    """After their clients disconnect, neither side goes on with the requests or keeps their blocks."""
     shortest = oracle.prompts["first"][0]
     left: dict[str, str] = {}
     idle_after_s: dict[str, float] = {}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import DeadlineExceeded
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import plain_copy
@@ -53,15 +54,18 @@ def bytes_per_token(run: Run, sides: Sides, files: ModelFiles) -> int:
     return kv_bytes_per_token(files.config, served_kv_dtype(files.config, args))
 
 
-@pytest.mark.check(
+@check(
     "M10-06",
+    judged="for each prompt of `M10-02`, what each side computed, had cached and received; decode's own share; bytes "
+    "moved against those of the prompts",
+    evidence="table by length",
     by_hand="vllm:prompt_tokens_by_source_total and vllm:nixl_bytes_transferred of both workers",
     causes=[38, 48, 49],
 )
 def test_prefill_ran_on_the_prefill_worker(
     cold: dict[str, Asked], bytes_per_token: int, run: Run, sides: Sides, measure, evidence
 ):
-    """At every length, from a block to the longest: prefill computes the prompt, decode receives its KV."""
+    """At every prompt length, prefill computes the prompt and decode receives its KV."""
     block = run.equipment()[sides.decode.node.name].runtime.spec.settings.block_size or 16
     rows, wrong = [], []
     total = {"prefill": Counted(), "decode": Counted()}
@@ -159,11 +163,16 @@ def _data_interface(inventory: Inventory, node: Node) -> str:
 
 
 @pytest.mark.needs("kv_transport")
-@pytest.mark.check(
-    "M10-07", by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV", causes=[44, 79]
+@check(
+    "M10-07",
+    judged="bytes by NIXL's count, by interface, by RDMA port, UCX's own words and the loaded libraries for a known "
+    "amount of KV, against `dynamo_kv_transport`; over tcp, the data link's share",
+    evidence="the witness",
+    by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV",
+    causes=[44, 79],
 )
 def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, measure, evidence):
-    """What NIXL, the interfaces, the RDMA ports and UCX itself say of a known transfer names the declared transport."""
+    """KV takes the declared transport, by the counts of NIXL, interfaces and RDMA ports and by UCX's own log."""
     evidence.note("the witness", str(moved.told).replace("; ", "\n"))
     declared = inventory.cluster.dynamo_kv_transport
     wrong = moved.told.against(declared)
@@ -173,15 +182,18 @@ def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, m
     measure.judge()
 
 
-@pytest.mark.check(
+@check(
     "M10-08",
+    judged="time of a transfer against the floor (`kv_floor.yaml`) that follows from the link, or on one node from a "
+    "copy within the memory that KV is in; recorded in a lab",
+    evidence="sentence",
     by_hand="vllm:nixl_bytes_transferred and vllm:nixl_xfer_time_seconds, against the link's rate",
     causes=[43],
 )
 def test_kv_moves_as_fast_as_its_link_allows(
     moved: Moved, run: Run, sides: Sides, inventory: Inventory, measure, evidence
 ):
-    """A transfer takes no longer than a floor that follows from what lies between prefill and decode."""
+    """A KV transfer takes no longer than the link between prefill and decode allows."""
     counted, decode = moved.counted, sides.decode.node
     link = _copy(run, decode) if sides.prefill.node is decode else _link(inventory, decode, moved.rdma)
     judged = judge_transfers(counted.transfers(), link)
@@ -193,12 +205,16 @@ def test_kv_moves_as_fast_as_its_link_allows(
     measure.judge()
 
 
-@pytest.mark.check(
+@check(
     "M10-15",
+    judged="after the prompts of `M10-02` and `M10-07`, what both workers count since their start as failed "
+    "transfers (in vLLM 0.31 failed handshakes and notifications are among them) and as failed notifications, "
+    "before a side is lost",
+    evidence="table",
     by_hand="vllm:nixl_num_failed_transfers_total and vllm:nixl_num_failed_notifications_total of both workers",
 )
 def test_no_transfer_and_no_notification_failed(cold: dict[str, Asked], moved: Moved, sides: Sides, measure, evidence):
-    """Neither side has counted a failed transfer or notification since both were started."""
+    """Neither side counted a failed transfer or a failed notification since it was started."""
     pages = {name: sides.page(worker) for name, worker in sides.both.items()}
     rows = [(name, page.total(NIXL_FAILED), page.total(NIXL_UNTOLD)) for name, page in pages.items()]
     evidence.table("what failed", ["side", "transfers", "notifications"], rows)

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.charts import fault_timeline
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Equipment
@@ -19,12 +20,18 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), py
 BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
 
 
-@pytest.mark.check("M10-11", by_hand="kill -9 -- -PGID of a worker under load; start it again")
+@check(
+    "M10-11",
+    judged="SIGKILL to prefill, then to decode, under load: none hung, and none failed once it is back; what failed "
+    "meanwhile is recorded",
+    evidence="timeline",
+    by_hand="kill -9 -- -PGID of a worker under load; start it again",
+)
 @pytest.mark.parametrize("kind", ["prefill", "decode"])
 def test_a_lost_side_hangs_nobody_and_comes_back(
     kind: str, run: Run, sides: Sides, client: Equipment, measure, evidence
 ):
-    """While it is away requests fail or are served, none hangs; once it is back all are served again."""
+    """While one side is away requests fail or are served, none hangs; once it is back all are served."""
     deployment, worker = sides.deployment, sides.both[kind]
     registered = sides.registered(worker)
     ready_s = worker.runtime.spec.settings.ready_within_s

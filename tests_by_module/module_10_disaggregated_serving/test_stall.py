@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.clients.answer import Answer
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.readiness import wait_until_serving
@@ -91,9 +92,16 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
     return answers, int((sides.count_of(sides.prefill) - before).expired)
 
 
-@pytest.mark.check("M10-14", by_hand="kill -STOP decode for 3 s; its answers; prefill's log", causes=[37])
+@check(
+    "M10-14",
+    judged="12 prompts computed by prefill while decode stands still for 3 s: answers are exact, no lease has "
+    "expired, no transfer failed",
+    evidence="table of answers",
+    by_hand="kill -STOP decode for 3 s; its answers; prefill's log",
+    causes=[37],
+)
 def test_a_stall_shorter_than_the_lease_loses_nothing(patient: Sides, third: Oracle, allowed: float, measure, evidence):
-    """Decode stands still for a few seconds: what prefill computed meanwhile is kept for it, and answers are right."""
+    """After decode stands still for a few seconds, the prefilled KV is still there and answers are right."""
     prompts, before = third.prompts["third"], patient.counted()
     [answers], expired = while_decode_stalls(patient, prompts, pause_s=SHORT_STALL_S)
     counted = patient.counted_since(before, sum(len(prompt.ids) for prompt in prompts))
@@ -143,11 +151,16 @@ def stall(run: Run, sides: Sides, patient: Sides, files: ModelFiles, third: Orac
     return Stall(of_late, of_others, expired, afterwards)
 
 
-@pytest.mark.check(
-    "M10-12", by_hand="kill -STOP decode under load; vllm:nixl_num_kv_expired_reqs_total of prefill", causes=[37]
+@check(
+    "M10-12",
+    judged="decode stalls (SIGSTOP) for longer than prefill keeps KV, cut to 3 s: prefill has room for more prompts "
+    "than its cache holds, leases that expired are counted, nobody hangs, answers afterwards are exact",
+    evidence="tables",
+    by_hand="kill -STOP decode under load; vllm:nixl_num_kv_expired_reqs_total of prefill",
+    causes=[37],
 )
 def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, allowed: float, measure, evidence):
-    """Decode stalls for longer than KV is kept: prefill has room for others, none hangs, later answers are right."""
+    """After decode stalls for longer than KV is kept, prefill has room again and later answers are right."""
     evidence.note("what became of the others", "\n".join(each.describe() for each in stall.others))
     differences = third.differences("third", stall.afterwards)
     evidence.table("answers afterwards", HEADERS, third.rows("third", differences))
@@ -159,7 +172,14 @@ def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, allow
 
 
 @pytest.mark.needs("float32")
-@pytest.mark.check("M10-13", by_hand="the prompt that waited, asked of an aggregated worker", causes=[34, 37])
+@check(
+    "M10-13",
+    judged="the prompt whose KV was given to others meanwhile is answered rightly, or with an error; in 16 bits the "
+    "KV of others may look like rounding",
+    evidence="note, table",
+    by_hand="the prompt that waited, asked of an aggregated worker",
+    causes=[34, 37],
+)
 @pytest.mark.known_defect(
     issue="vllm#21570",
     versions=">=1.4,<1.7",
@@ -168,7 +188,7 @@ def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, allow
     "200 from it; prefill writes into its log at most. A kv_lease_duration longer than any wait for decode keeps it",
 )
 def test_an_answer_from_expired_kv_is_none(stall: Stall, third: Oracle, allowed: float, measure, evidence):
-    """A prompt whose KV was given to others meanwhile is answered rightly or with an error, and never wrongly."""
+    """Decode never answers from expired KV."""
     evidence.note("what the client saw", stall.late.describe())
     if stall.late.ok:
         differences = third.differences("third", {LATE: stall.late})

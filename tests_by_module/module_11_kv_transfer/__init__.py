@@ -1,1 +1,1 @@
-"""Module 11: NIXL moves KV blocks, whole, fast enough, and by the transport that is declared."""
+"""Module 11: NIXL between plain processes: bytes intact, speed against the link, failures, and the real transport."""

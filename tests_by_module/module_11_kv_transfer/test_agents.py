@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.kv_transfer.pair import Pair
 from fixtures.kv_transfer.side import Side
 from fixtures.probes.probe import carriers
@@ -14,9 +15,16 @@ PLUGINS_WITHIN_S = 180
 MAPPED = ("libplugin_UCX", "libucp", "libuct")
 
 
-@pytest.mark.check("M11-01", by_hand="python -c 'import nixl; print(nixl.nixl_agent(\"a\").backends)'")
+@check(
+    "M11-01",
+    judged="the backend takes memory, plugin and UCX are mapped in the process, NIXL and UCX are of one version "
+    "everywhere; the others are blocked by it",
+    evidence="table",
+    by_hand="python -c 'import nixl; print(nixl.nixl_agent(\"a\").backends)'",
+)
 @pytest.mark.smoke
 def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side], evidence) -> None:
+    """An agent with the UCX backend starts on every node."""
     evidence.nodes(*(side.node.name for side in sides))
     found = []
     versions = {}
@@ -41,8 +49,13 @@ def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side],
     assert len(versions) == 1, f"nodes have different versions of NIXL or UCX: {versions}"
 
 
-@pytest.mark.check("M11-02")
+@check(
+    "M11-02",
+    judged="each end learns the other's name from its metadata",
+    by_hand='ask b \'{"do": "metadata"}\'; ask a \'{"do": "connect", "metadata": …}\'',
+)
 def test_metadata_leads_to_the_end_that_it_is_of(pair: Pair, neighbours: Pair) -> None:
+    """Metadata connects to the agent that issued it."""
     for ends in (pair, neighbours):
         told = ends.near.do("connect", **ends.far.do("metadata"))["peer"]
         assert told == ends.far.name, f"metadata given by {ends.far.name} is of {told}"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.kv_transfer.pair import Moved, Pair, scattered, whole
 from fixtures.run import Run
 
@@ -26,23 +27,41 @@ def each_size(pair: Pair, sizes: list[int], seed: int, evidence) -> list[Moved]:
     return moved
 
 
-@pytest.mark.check("M11-03")
+@check(
+    "M11-03",
+    judged="READ and WRITE, 4 KiB to the inventory's largest, SHA-256 at both ends",
+    evidence="table of sizes",
+    by_hand='ask a \'{"do": "move", "operation": "WRITE", "peer": "b", …}\'; sha256sum of the memory at both ends',
+)
 def test_bytes_arrive_whole_between_two_processes(neighbours: Pair, sizes: list[int], run: Run, evidence) -> None:
+    """Bytes arrive intact between two processes of a node."""
     moved = each_size(neighbours, sizes, run.seed, evidence)
     found = [mistake for each in moved for mistake in each.mistakes()]
     assert not found, "; ".join(found)
 
 
-@pytest.mark.check("M11-06")
+@check(
+    "M11-06",
+    judged="as `M11-03`",
+    evidence="table of sizes",
+    by_hand="the same with one end on each node",
+)
 @pytest.mark.needs("multi_node")
 def test_bytes_arrive_whole_between_two_nodes(apart: Pair, sizes: list[int], run: Run, evidence) -> None:
+    """Bytes arrive intact between two nodes."""
     moved = each_size(apart, sizes, run.seed, evidence)
     found = [mistake for each in moved for mistake in each.mistakes()]
     assert not found, "; ".join(found)
 
 
-@pytest.mark.check("M11-04")
+@check(
+    "M11-04",
+    judged="1024 blocks of 4 KiB in reverse order with room between: SHA-256 in order, the room untouched",
+    evidence="measurement",
+    by_hand='ask a \'{"do": "move", …, "blocks": [[OFFSET, OFFSET, 4096], …]}\'',
+)
 def test_many_small_blocks_arrive_each_in_its_place(pair: Pair, run: Run, evidence, measure) -> None:
+    """Many small blocks arrive, each in its place."""
     evidence.nodes(pair.near.node.name, pair.far.node.name)
     found = []
     for operation in OPERATIONS:
@@ -55,8 +74,13 @@ def test_many_small_blocks_arrive_each_in_its_place(pair: Pair, run: Run, eviden
     measure.judge()
 
 
-@pytest.mark.check("M11-05")
+@check(
+    "M11-05",
+    judged="its telemetry against what was asked for, each size",
+    by_hand='ask a \'{"do": "move", …}\': "counted" in its answer',
+)
 def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> None:
+    """NIXL counts exactly the bytes that it moved."""
     found = []
     for operation in OPERATIONS:
         for size in sizes:
@@ -66,9 +90,15 @@ def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> No
     assert not found, "; ".join(found)
 
 
-@pytest.mark.check("M11-16")
+@check(
+    "M11-16",
+    judged="as `M11-03` with VRAM",
+    evidence="table of sizes",
+    by_hand="the same with memory of the kind VRAM",
+)
 @pytest.mark.needs("gpu", role="worker")
 def test_gpu_memory_arrives_whole(gpu_pairs: list[Pair], sizes: list[int], run: Run, evidence) -> None:
+    """Bytes in GPU memory arrive intact."""
     moved = [each for pair in gpu_pairs for each in each_size(pair, sizes, run.seed, evidence)]
     found = [mistake for each in moved for mistake in each.mistakes()]
     assert not found, "; ".join(found)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.deadline import Deadline
 from fixtures.kv_transfer.pair import Pair, whole
 from fixtures.kv_transfer.side import Refused, Side
@@ -28,12 +29,18 @@ def refusal(act: Callable[[], Any]) -> str | None:
     return done.get("error_told", done["state"]) if (done or {}).get("state", "DONE") != "DONE" else None
 
 
-@pytest.mark.check("M11-11")
+@check(
+    "M11-11",
+    judged="SIGKILL under repeated READs and WRITEs: an error within the threshold, and another peer is served",
+    evidence="measurement",
+    by_hand="kill -KILL PID of b under repeated moves of a",
+)
 @pytest.mark.needs("managed")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_a_peer_that_dies_is_an_error_and_soon(
     operation: str, pair: Pair, survivor: Side, spare: Side, evidence, measure
 ) -> None:
+    """A transfer to a peer that died ends with an error, and soon."""
     evidence.nodes(survivor.node.name, spare.node.name)
     dying = Pair(survivor, spare, pair.size)
     dying.connect()
@@ -85,8 +92,14 @@ def refusal_of(metadata: bytes, near: Side) -> str | None:
     return refusal(lambda: near.do("connect", metadata=base64.b64encode(metadata).decode()))
 
 
-@pytest.mark.check("M11-12")
+@check(
+    "M11-12",
+    judged="no metadata, noise, half of it, all but its end; another peer is served",
+    evidence="table",
+    by_hand='ask a \'{"do": "connect", "metadata": "bm9pc2U="}\'',
+)
 def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evidence) -> None:
+    """Invalid metadata is refused."""
     good = metadata_of(spare)
     wrong = {
         "nothing": b"",
@@ -102,7 +115,12 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
     assert still["state"] == "DONE", f"transfers to another peer do not work any more: {still}"
 
 
-@pytest.mark.check("M11-17")
+@check(
+    "M11-17",
+    judged="metadata of a known peer without its last 32 bytes is refused; a transfer and the whole metadata are "
+    "accepted afterwards",
+    evidence="table",
+)
 @pytest.mark.known_defect(
     issue="nixl, not reported",
     versions=">=1.4,<1.7",
@@ -111,7 +129,7 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
     " ever after: who was told of a peer by a stream that was cut off reaches it again as a new process only",
 )
 def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, evidence) -> None:
-    """A peer that is known is reached as before when metadata of it came without its end and was refused."""
+    """Truncated metadata is refused and leaves its peer reachable."""
     known = Pair(survivor, spare, BLOCK)
     known.connect()
     assert known.move("WRITE", whole(BLOCK))["state"] == "DONE"
@@ -124,8 +142,14 @@ def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, 
     assert not lost, f"the peer was known, and is not any more: {'; '.join(lost)}"
 
 
-@pytest.mark.check("M11-13")
+@check(
+    "M11-13",
+    judged="local memory, remote memory behind what is registered, more than is registered, an unknown peer",
+    evidence="table",
+    by_hand='ask a \'{"do": "move", …}\' with an address behind b\'s memory',
+)
 def test_memory_that_is_not_registered_is_refused(pair: Pair, evidence) -> None:
+    """A transfer of memory that is not registered is refused."""
     assert pair.move("WRITE", whole(BLOCK))["state"] == "DONE"  # else all of these would be refused for nothing
     pair.near.do("memory", label="unregistered", size=BLOCK, register=False)
     attempts = {
@@ -140,8 +164,14 @@ def test_memory_that_is_not_registered_is_refused(pair: Pair, evidence) -> None:
     assert not done, f"moved without an error: {', '.join(done)}"
 
 
-@pytest.mark.check("M11-14")
+@check(
+    "M11-14",
+    judged="remote memory, by metadata that was sent afterwards; local memory at once",
+    evidence="table",
+    by_hand='deregister the memory of b, connect again, then ask a \'{"do": "move", …}\'',
+)
 def test_memory_that_is_deregistered_is_refused(pair: Pair, spare: Side, evidence) -> None:
+    """A transfer of memory that was deregistered is refused."""
     leaving = Pair(pair.near, spare, BLOCK)
     leaving.label = "leaving"
     leaving.connect()

@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import COPIES, LONG_S, Pair, plain_copy, whole
 from fixtures.kv_transfer.side import Side
@@ -39,9 +40,16 @@ def slow(judged: dict[str, Judged], measured: list[Measurement]) -> str:
     return "; ".join(f"{name}: {judged[name].sentence}" for name in bad)
 
 
-@pytest.mark.check("M11-07")
+@check(
+    "M11-07",
+    judged="the best of 20 against the time allowed by `kv_floor.yaml` for a plain copy's speed in the same run, "
+    "from GPU to GPU where `dynamo_gpus` has several",
+    evidence="measurements, sentences",
+    by_hand='ask a \'{"do": "move", …}\': "took_s" in its answer',
+)
 @pytest.mark.performance
 def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pair, evidence, measure) -> None:
+    """Transfers on one node are nearly as fast as a plain copy."""
     evidence.nodes(kv_neighbours.near.node.name)
     near = kv_neighbours.near
     link = plain_copy(near.node, near.runtime, kv_neighbours.size, on_gpu=kv_neighbours.kind == "VRAM")
@@ -59,12 +67,19 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pai
     measure.judge()
 
 
-@pytest.mark.check("M11-08")
+@check(
+    "M11-08",
+    judged="plain TCP against the interface's speed; NIXL against plain TCP of the same run, or, where rdma is "
+    "declared, against the ports and PCIe lanes that carried the bytes",
+    evidence="measurements, sentences",
+    by_hand="the same with one end on each node, beside iperf3 over the data link",
+)
 @pytest.mark.needs("multi_node")
 @pytest.mark.performance
 def test_transfers_between_nodes_are_not_far_below_their_link(
     kv_apart: Pair, run: Run, inventory: Inventory, evidence, measure
 ) -> None:
+    """Transfers between nodes are nearly as fast as their link."""
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
     plain = Link("netdev", kv_apart.tcp_bytes_per_s(kv_apart.size, TIMES), "one plain TCP stream, just before")
     measure("plain_tcp_gb_s", plain.bytes_per_s / 1e9, n=TIMES)
@@ -103,13 +118,19 @@ def said_rates(side: Side, carried: dict[str, float]) -> Link:
         raise CouldNotLook(f"{side.node.name}: {error}") from error
 
 
-@pytest.mark.check("M11-18", by_hand="UCX_NET_DEVICES=DEVICE:1, one after the other; current_link_speed and _width")
+@check(
+    "M11-18",
+    judged="UCX is given one declared device of each node at a time (over tcp the data interface): against its "
+    "port's rate or its PCIe lanes, whichever is less; the slowest is named",
+    evidence="measurement, sentences",
+    by_hand="UCX_NET_DEVICES=DEVICE:1, one after the other; current_link_speed and _width",
+)
 @pytest.mark.needs("multi_node", "kv_transport")
 @pytest.mark.performance
 def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
     kv_apart: Pair, run: Run, inventory: Inventory, evidence, measure
 ) -> None:
-    """Each device for KV is as fast by itself as its port and PCIe lanes allow; a degraded one hides among others."""
+    """Each KV device alone is as fast as its port and PCIe lanes allow: a degraded one would hide among others."""
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
     judged: dict[str, Judged] = {}
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
@@ -131,9 +152,16 @@ def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
     measure.judge()
 
 
-@pytest.mark.check("M11-15")
+@check(
+    "M11-15",
+    judged="200 of 4 KiB each way, the quickest and the median against the set-up time of `kv_floor.yaml`; the "
+    "median is recorded where two ends share two processors",
+    evidence="measurements",
+    by_hand='ask a \'{"do": "move", …, "blocks": [[0, 0, 4096]]}\' 200 times',
+)
 @pytest.mark.performance
 def test_a_small_transfer_takes_little_more_than_its_way(kv_pair: Pair, evidence, measure) -> None:
+    """A small transfer adds little to the round trip of its path."""
     evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
     for_all = {op: kv_pair.done(op, whole(SMALL_BYTES), times=SMALL_TIMES)["took_s"] for op in ("WRITE", "READ")}
     measure("write_4kib_ms_min", 1000 * min(for_all["WRITE"]), n=SMALL_TIMES)

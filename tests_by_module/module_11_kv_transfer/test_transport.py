@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.basics.check import check
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import Operation, Pair
 from fixtures.probes.probe import carriers
@@ -15,11 +16,18 @@ UCX_OPERATION = {"READ": "get", "WRITE": "put"}
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.needs("kv_transport")]
 
 
-@pytest.mark.check("M11-09", by_hand="UCX_PROTO_INFO=y UCX_LOG_LEVEL=info in the workers' environment; their logs")
+@check(
+    "M11-09",
+    judged="the transport witness, READ and WRITE by themselves: what interfaces, RDMA ports and shared memory "
+    "counted, and UCX's own words, against `dynamo_kv_transport`",
+    evidence="the verdict, UCX's logs",
+    by_hand="UCX_PROTO_INFO=y UCX_LOG_LEVEL=info in the workers' environment; their logs",
+)
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_by_the_declared_transport(
     operation: Operation, kv_pair: Pair, run: Run, inventory: Inventory, evidence
 ) -> None:
+    """KV takes the declared transport."""
     evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
     (asked, told), carried = counted(run, kv_pair, lambda: move(kv_pair, operation))
     ends = (kv_pair.near, kv_pair.far)
@@ -39,12 +47,19 @@ def test_kv_goes_by_the_declared_transport(
     assert not wrong, "; ".join(wrong)
 
 
-@pytest.mark.check("M11-10")
+@check(
+    "M11-10",
+    judged="0.9 of the bytes on the interface of the data address (or the declared RDMA devices), 0.2 at most "
+    "elsewhere",
+    evidence="table by device",
+    by_hand='cat /proc/net/dev before and after ask a \'{"do": "move", …}\'',
+)
 @pytest.mark.needs("multi_node")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_over_the_data_link(
     operation: Operation, kv_apart: Pair, run: Run, inventory: Inventory, evidence
 ) -> None:
+    """KV takes the data link."""
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
     (asked, _), kv = counted(run, kv_apart, lambda: move(kv_apart, operation))
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
