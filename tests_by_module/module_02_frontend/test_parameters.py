@@ -82,7 +82,8 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
     issue="dynamo PR#14848",
     versions=">=1.6,<1.7",
     shows="texts hold a stop sequence",
-    reason="of several stop sequences in one token's text the first of the list ends it, not the earliest of the text",
+    reason="When one token contains several stop sequences, the first in the request's list wins, not the "
+    "earliest in the text.",
 )
 def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEndpoint):
     """With several stop sequences the text ends before the earliest of them."""

@@ -106,8 +106,7 @@ def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evide
     issue="dynamo PR#3860",
     versions=">=1.4,<1.5",
     shows="an unknown token: status 500",
-    reason="what vLLM refuses is answered with 500, as if the server had failed (1.4.2 with vLLM 0.26; 400 on 1.6.1): "
-    "who repeats requests after a 5xx repeats these in vain",
+    reason="What vLLM 0.26 refuses is answered with 500 instead of 400, so clients retry it in vain.",
 )
 def test_what_only_the_engine_can_refuse_is_the_client_s_mistake(columns: list[Column], evidence):
     """An unknown token id is refused with 400, and a valid request is served straight afterwards."""

@@ -105,8 +105,8 @@ def default_lease(run: Run) -> Iterator[Deployment]:
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
     shows=r"these have ended: \['default-lease-frontend'\]",
-    reason="a frontend whose first reconnection etcd refuses renews its lease after all of its watches, 10 s after the "
-    "loss: the default lease is over by then and it ends; a lease of 26 s (ETCD_LEASE_TTL) outlasts it",
+    reason="A frontend ends after a 2 s loss of etcd with the default lease of 10 s. A lease of 26 s "
+    "(ETCD_LEASE_TTL) outlasts it.",
 )
 def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, default_lease: Deployment, measure, evidence):
     """With Dynamo's default lease, a 2 s loss of etcd ends no process and loses no registration."""

@@ -132,7 +132,7 @@ def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measu
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
     shows=r"ended after the loss of etcd: \{('apart-(frontend|worker)[-\d]*': 0(, )?)+\}",
-    reason="when etcd was away for longer than the lease, workers and frontends end; a supervisor must start them",
+    reason="Workers and frontends end when etcd is away for longer than the lease. A supervisor must restart them.",
 )
 def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Loss, evidence):
     """Losing etcd's node for longer than the lease ends no process, also when etcd comes back.

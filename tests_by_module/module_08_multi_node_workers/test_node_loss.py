@@ -22,7 +22,7 @@ HANGS = pytest.mark.known_defect(
     issue="dynamo#7545",
     versions=">=1.6,<1.7",
     shows=r"(hung_requests|streams_end_after_loss_s) = \d",
-    reason="a stream from a worker that falls silent never ends unless DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS is set",
+    reason="A stream from a worker that falls silent never ends unless DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS is set.",
 )
 
 
@@ -256,7 +256,7 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
     shows=r"ended after the partition: \{('parted-worker-\d+': 0(, )?)+\}",
-    reason="a worker that learns at the end of a partition that its lease is lost ends; a supervisor must start it",
+    reason="A worker ends when it learns after a partition that its lease is lost. A supervisor must restart it.",
 )
 def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
     """A worker that was partitioned for longer than its lease is back when the partition ends."""

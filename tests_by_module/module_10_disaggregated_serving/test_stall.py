@@ -184,8 +184,8 @@ def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, allow
     issue="vllm#21570",
     versions=">=1.4,<1.7",
     shows=r"nats_of_allowed = \d",
-    reason="decode fetches KV whose lease is over (vLLM 0.26 and 0.31), also when it was given to others, and answers "
-    "200 from it; prefill writes into its log at most. A kv_lease_duration longer than any wait for decode keeps it",
+    reason="Decode answers with HTTP 200 from KV whose lease is over (vLLM 0.26 and 0.31). A longer "
+    "kv_lease_duration avoids it.",
 )
 def test_an_answer_from_expired_kv_is_none(stall: Stall, third: Oracle, allowed: float, measure, evidence):
     """Decode never answers from expired KV."""

@@ -125,8 +125,8 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
     issue="nixl, not reported",
     versions=">=1.4,<1.7",
     shows="the peer was known, and is not any more",
-    reason="NIXL 1.3.2 and 1.4.1 refuse metadata that lacks its end, forget the peer that it is of, and refuse it whole"
-    " ever after: who was told of a peer by a stream that was cut off reaches it again as a new process only",
+    reason="NIXL 1.3.2 and 1.4.1 forget a known peer when its metadata comes truncated. Only a new process "
+    "can reach it again.",
 )
 def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, evidence) -> None:
     """Truncated metadata is refused and leaves its peer reachable."""
