@@ -70,7 +70,7 @@ def close_run(config: pytest.Config) -> dict[str, Any]:
     errors += attempted("tear-down broke", run.close)
     # with the commands of the tear-down
     errors += attempted("the transcript could not be completed", lambda: keep("transcript"))
-    errors += attempted("what is kept could not be told", lambda: record.update(kept=run.kept()))
+    errors += attempted("what is kept could not be listed", lambda: record.update(kept=run.kept()))
     del config.stash[RUN]
     return record | {"tear_down_errors": errors}
 

@@ -138,9 +138,11 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
             try:
                 SpecifierSet(defect["versions"])
             except InvalidSpecifier:
-                found.append(f"known_defect: versions {defect['versions']!r} is no PEP 440 specifier, such as '<1.7'")
+                found.append(
+                    f"known_defect: versions {defect['versions']!r} is not a PEP 440 specifier, such as '<1.7'"
+                )
             try:
                 re.compile(defect["shows"])
             except re.error as error:
-                found.append(f"known_defect: shows {defect['shows']!r} is no regular expression: {error}")
+                found.append(f"known_defect: shows {defect['shows']!r} is not a regular expression: {error}")
     return found

@@ -176,7 +176,7 @@ def _folder_mode(text: str) -> int:
     """An octal mode by which at least the owner can list, read and write."""
     mode = int(text, 8) if re.fullmatch("0?[0-7]{3}", text) else 0
     if mode & 0o700 != 0o700:
-        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode such as 0700 or 0750, with 7 for the owner")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an octal mode such as 0700 or 0750, with 7 for the owner")
     return mode
 
 

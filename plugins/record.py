@@ -74,7 +74,7 @@ class Recorder:
         elif not report.nodeid.startswith(f"{TESTS}/"):
             self.running.pop(report.nodeid, None)
             if report.failed:
-                self.problems.append(f"a test that is no check failed: {report.nodeid} ({report.when})")
+                self.problems.append(f"a test that is not a check failed: {report.nodeid} ({report.when})")
 
     def pytest_internalerror(self, excrepr: object) -> None:
         self.problems.append(f"internal error: {str(excrepr).strip().splitlines()[-1]}")

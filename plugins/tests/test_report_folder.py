@@ -32,4 +32,4 @@ def test_a_runs_folder_is_its_owners(green, args, mode):
 def test_a_mode_that_cannot_be(green, given):
     result = green.run("--report-mode", given)
     assert result.ret == 4 and not list(green.path.glob("reports/2*"))
-    result.stderr.fnmatch_lines([f"*{given!r} is no octal mode such as 0700 or 0750, with 7 for the owner*"])
+    result.stderr.fnmatch_lines([f"*{given!r} is not an octal mode such as 0700 or 0750, with 7 for the owner*"])

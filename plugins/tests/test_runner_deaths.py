@@ -256,4 +256,4 @@ def test_a_test_that_is_no_check(suite):
     suite.write("tests/test_other.py", "import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
     rejected(suite, "-n", "2", "tests_by_module", "tests")
     [problem] = suite.record()["problems"]
-    assert problem == "a test that is no check failed: tests/test_other.py::test_dies (call)"
+    assert problem == "a test that is not a check failed: tests/test_other.py::test_dies (call)"

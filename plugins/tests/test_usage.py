@@ -86,8 +86,8 @@ def test_wrong_markers_are_all_told(suite, args):
         "test_second: check id M00-02 is taken by tests_by_module/module_00_fake/test_it.py::test_first",
         "causes: 9999 not in fixtures/catalogue.yaml",
         "needs: unknown capability gpuu; known are",
-        "versions 'all' is no PEP 440 specifier",
-        "shows '(' is no regular expression",
+        "versions 'all' is not a PEP 440 specifier",
+        "shows '(' is not a regular expression",
         "known_defect: issue, shows, reason is missing",
     ):
         assert message in text, message

@@ -232,7 +232,7 @@ def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
 
 @check(
     "M00-09",
-    judged="declared against probed on each node, both ways; on an embedded profile what is found besides is only told",
+    judged="declared against probed on each node, both ways; an embedded profile only reports what else is found",
     evidence="found and not declared",
     by_hand="nvidia-smi -L; rdma link",
 )

@@ -11,7 +11,7 @@ from tests_by_module.module_00_architecture.request_path import RequestPath, wor
 @check(
     "M00-07",
     judged="over six requests, counters of frontend, router and each worker move by exactly what was sent and by "
-    "what the answers name; where prefill and decode are apart, the router and the workers by twice that",
+    "what the answers name; where prefill and decode are separate, the router and the workers by twice that",
     evidence="what each hop counted",
     by_hand="curl FRONTEND/metrics | grep requests_total",
     causes=[48],

@@ -180,6 +180,6 @@ def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
         late = [each.result() for each in waiting]
     assert not early, f"{len(early)} stalled requests were answered before their bodies were there: {early}"
     measure("answered_beside_stalled_bodies_s", answer.duration_s)
-    assert slowly == 200, f"beside stalled bodies, one that came in {PIECES} pieces was answered with {slowly}"
+    assert slowly == 200, f"while bodies stalled, one that came in {PIECES} pieces was answered with {slowly}"
     assert late == [200] * STALLED, f"the stalled requests, completed at last, were answered with {late}"
     measure.judge()

@@ -168,15 +168,15 @@ def test_kv_events_tell_what_was_stored(columns: list[Column]):
     """For a new prompt, every engine publishes each full block once, as one chain from the beginning."""
     for column in columns:
         stored = [event for event in column.events or [] if event.kind == "stored"]
-        assert stored, f"{column.name}: no KV event tells of a prompt of {KV_BLOCKS} new blocks"
+        assert stored, f"{column.name}: no KV event for a prompt of {KV_BLOCKS} new blocks"
         blocks = [block for event in stored for block in event.blocks]
         assert len(blocks) == len(set(blocks)) == KV_BLOCKS, (
-            f"{column.name}: a prompt of {KV_BLOCKS} blocks of {column.block_size} tokens was sent, KV events tell of "
+            f"{column.name}: a prompt of {KV_BLOCKS} blocks of {column.block_size} tokens was sent, KV events report "
             f"{len(blocks)} blocks, {len(set(blocks))} of them different"
         )
         parents = [event.parent for event in stored]
         ends = [None, *(event.blocks[-1] for event in stored)]
-        assert parents == ends[:-1], f"{column.name}: the blocks are no chain: parents {parents}, ends {ends[1:]}"
+        assert parents == ends[:-1], f"{column.name}: the blocks are not a chain: parents {parents}, ends {ends[1:]}"
 
 
 @check(

@@ -81,7 +81,7 @@ def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment
 
 @check(
     "M04-06",
-    judged="SIGSTOP beyond the TTL: the key goes, requests go to others; SIGCONT: it ends or registers anew",
+    judged="SIGSTOP beyond the TTL: the key goes, requests go to others; SIGCONT: it ends or registers again",
     evidence="measurements, what it did",
     by_hand="kill -STOP -- -PGID; sleep TTL; kill -CONT -- -PGID",
     causes=[16, 17],
@@ -98,14 +98,14 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure,
         ]
         process = worker.require_process()
         process.signal(signal.SIGCONT)
-        continued = Deadline(SERVES_WITHIN_S, "the worker to end or to register anew")
+        continued = Deadline(SERVES_WITHIN_S, "the worker to end or to register again")
 
         def resolved() -> tuple[str | None, object]:
             if not process.is_alive():
                 return f"it ended with {process.exit_status()}", None
             ids = {each.instance_id for each in deployment.registered_workers()}
             mine = next((e for e in deployment.registered_workers() if e.system_url == worker.system_url), None)
-            return (f"it registered anew as {mine.hex_id}" if mine else None), f"alive, registered are {len(ids)}"
+            return (f"it registered again as {mine.hex_id}" if mine else None), f"alive, registered are {len(ids)}"
 
         try:
             how = wait_until(resolved, continued)

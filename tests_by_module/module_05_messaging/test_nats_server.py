@@ -47,7 +47,7 @@ def test_stored_messages_are_replayed_in_order_to_who_comes_later(client: Client
 
 @check(
     "M05-02",
-    judged="of four messages two are acknowledged; the other two, and only they, come a second time, told as such",
+    judged="of four messages two are acknowledged; the other two, and only they, come a second time, marked as such",
     by_hand="nats consumer next --no-ack, twice",
 )
 def test_what_is_not_acknowledged_is_delivered_again(client: Client):

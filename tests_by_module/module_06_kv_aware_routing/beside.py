@@ -84,7 +84,7 @@ def kept_busy(
         try:
             wait_until(look, Deadline(UNDER_WAY_WITHIN_S, what))
         except DeadlineExceeded as error:
-            raise CouldNotLook(f"there is no load as it is needed: {error}") from None
+            raise CouldNotLook(f"could not create the load: {error}") from None
 
     # a load that was there before has been left, and its workers may not have heard of it yet
     wait(0, 0, "workers to be idle before they are loaded")

@@ -51,7 +51,7 @@ def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces:
     sizes = {worker.hex_id: (worker.card or {}).get("kv_cache_block_size") for worker in workers}
     reckoned = prometheus.scrape(f"{deployment.reach(deployment.frontend_url)}/metrics", only=BLOCK_SIZE)
     routers = reckoned.series(BLOCK_SIZE, model=deployment.settings.model_name)
-    assert routers, f"the frontend tells no {BLOCK_SIZE} of {deployment.settings.model_name}"
+    assert routers, f"the frontend reports no {BLOCK_SIZE} of {deployment.settings.model_name}"
     answers = {
         w.hex_id: send(deployment, traces.tokens(100), traces.block_size, pinned_to=w.instance_id) for w in workers
     }

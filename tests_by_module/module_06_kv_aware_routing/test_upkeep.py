@@ -181,7 +181,7 @@ def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deplo
         except DeadlineExceeded as error:
             raise AssertionError(f"the registration is stale: {error}") from None
         # only now: both tell the same address, by which a registration is found
-        anew = Deadline(READY_WITHIN_S, f"{worker.name} to register anew")
+        anew = Deadline(READY_WITHIN_S, f"{worker.name} to register again")
         restarted = deployment.wait_until_registered(worker, anew)
 
         def answered() -> tuple[Routed | None, object]:

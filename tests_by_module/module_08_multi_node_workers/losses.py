@@ -124,7 +124,7 @@ def no_loss(loss: Loss) -> None:
     """Nothing was lost, nothing ended, and the same workers are registered as before."""
     assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
     assert not loss.ended, f"no process is to end, these ended: {loss.ended}"
-    assert not loss.came, f"{len(loss.came)} workers registered anew, expected are the same instance ids as before"
+    assert not loss.came, f"{len(loss.came)} workers registered again, expected are the same instance ids as before"
 
 
 def failed_as_known(run: Run, loss: Loss) -> None:

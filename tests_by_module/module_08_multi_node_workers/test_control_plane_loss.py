@@ -107,7 +107,7 @@ def test_frontend_that_is_back_serves(frontend_lost: Loss, measure):
 
 @check(
     "M08-45",
-    judged="the data link of etcd's node is down: nothing lost, ended or registered anew",
+    judged="the data link of etcd's node is down: nothing lost, ended or registered again",
     evidence="timeline",
     by_hand="ip link set PORT down on etcd's node, up again within the lease",
     causes=[16, 25],

@@ -160,7 +160,7 @@ def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evi
 
 @check(
     "M08-33",
-    judged="streams pause and go on, nothing is lost, ends or registers anew",
+    judged="streams pause and go on, nothing is lost, ends or registers again",
     evidence="timeline",
     by_hand="bridge link set dev PORT isolated on, off again within the lease",
     causes=[16],
@@ -262,7 +262,7 @@ def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
     """A worker that was partitioned for longer than its lease is back when the partition ends."""
     assert not long_partition.ended, f"ended after the partition: {long_partition.ended}"
     assert long_partition.came or long_partition.stayed >= long_partition.victims, (
-        "after the partition the worker is registered neither as before nor anew"
+        "after the partition the worker is registered neither as before nor again"
     )
 
 

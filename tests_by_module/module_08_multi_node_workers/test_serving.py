@@ -64,7 +64,7 @@ def test_node_that_served_is_known(
     assert not anonymous, f"{len(anonymous)} answers do not name one worker: {anonymous[0]}"
     lost_ones = {each.hex_id: each.address for each in served.workers if each.node is None}
     assert not lost_ones, (
-        f"workers registered addresses that are no node's data address: {lost_ones}; data addresses are "
+        f"workers registered addresses that are not the data address of a node: {lost_ones}; data addresses are "
         f"{', '.join(spec.dynamo_data_address for spec in inventory.nodes)}"
     )
     listening = {each.node: sockets(nodes[each.node])["listening"] for each in served.workers}

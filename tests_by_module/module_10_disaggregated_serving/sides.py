@@ -75,7 +75,7 @@ class Sides:
             now = self.registered(worker)
             return bool(now and not now & before) or None, f"it was {before}, and is {now or 'nothing'}"
 
-        deadline = Deadline(BACK_WITHIN_S, f"{worker.name} to be registered anew")
+        deadline = Deadline(BACK_WITHIN_S, f"{worker.name} to be registered again")
         try:
             wait_until(look, deadline, every_s=0.2)
         except deadline.Exceeded as error:

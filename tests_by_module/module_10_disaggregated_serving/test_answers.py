@@ -106,7 +106,7 @@ def test_answers_from_the_cache_are_the_reference_s(
     "M10-04",
     judged="as `M10-02`, 12 other prompts, 4 at a time, while 24 clients leave after two chunks",
     evidence="table of answers",
-    by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts beside",
+    by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts next to them",
     causes=[34, 54],
 )
 @pytest.mark.needs("weights")
@@ -122,8 +122,8 @@ def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, a
 
 @check(
     "M10-05",
-    judged="24 clients leave after two chunks of 2000 tokens: seconds until requests under way and KV blocks in use "
-    "are none, on each side",
+    judged="24 clients leave after two chunks of 2000 tokens: seconds until each side has no request under way "
+    "and no KV block in use",
     evidence="table",
     by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers",
     causes=[63],

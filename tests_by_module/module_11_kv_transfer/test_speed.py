@@ -72,7 +72,7 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pai
     judged="plain TCP against the interface's speed; NIXL against plain TCP of the same run, or, where rdma is "
     "declared, against the ports and PCIe lanes that carried the bytes",
     evidence="measurements, sentences",
-    by_hand="the same with one end on each node, beside iperf3 over the data link",
+    by_hand="the same with one end on each node, compared with iperf3 over the data link",
 )
 @pytest.mark.needs("multi_node")
 @pytest.mark.performance
