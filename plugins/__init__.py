@@ -5,6 +5,7 @@ import pytest
 ALL = [
     "plugins.hookspecs",
     "plugins.options",
+    "plugins.site_checks",
     "plugins.dry_run",
     "plugins.interruption",
     "plugins.lifecycle",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from fixtures.basics.check_source import CHECK_ID, MODULE, TESTS
+from fixtures.basics.check_source import CHECK_ID, MODULE, SITE_ID, TESTS
 from fixtures.catalogue import load_catalogue
 from fixtures.inventory.model import Inventory, Role
 from fixtures.inventory.requires import CAPABILITIES
@@ -16,6 +16,7 @@ from fixtures.probes.capabilities import CapabilityTable
 from plugins.options import only_shows
 from plugins.plants import modules_of
 from plugins.session import PLANT, settings_of
+from plugins.site_checks import site_checks
 
 MARKERS = {
     "check(id, by_hand='', causes=(), judged='', evidence='')": "the check that this test is; fixtures/basics/check.py "
@@ -103,10 +104,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if settings is None and not only_shows(config) and any(item.get_closest_marker("check") for item in items):
         raise pytest.UsageError(f"{config.rootpath} is not the suite's root: there would be no verdict on its checks")
     if (plant := config.stash.get(PLANT, None)) is not None:
-        modules = modules_of(plant, config.rootpath)
+        modules = modules_of(plant, config.rootpath, site_checks(config))
         inside = [item for item in items if module_of(item) in modules]
         config.hook.pytest_deselected(items=[item for item in items if item not in inside])
         items[:] = inside
+
+
+def _problem_with_id(item: pytest.Item, check_id: object) -> str:
+    """What is wrong with a check's id, "" where nothing is. A site's check has one that no module's check can have."""
+    module = module_of(item) or ""
+    if (site := site_checks(item.config)) and module == site.module:
+        item.extra_keyword_matches.add(module)  # for -k, as pytest takes the folder itself for another root
+        if SITE_ID.fullmatch(str(check_id)):
+            return ""
+        how = f"check id {check_id} cannot be a site's" if check_id else "no check id"
+        return f'{how}; mark it with @check("SITE-01", judged="…"): capital letters, M not the first, and two digits'
+    if not (parts := CHECK_ID.fullmatch(str(check_id))):
+        return 'no check id; mark it with @check("M<module>-<number>", judged="…")'
+    own = MODULE.fullmatch(module)
+    return "" if own and parts[1] == own[1] else f"check id {check_id} is not of this module"
 
 
 def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catalogue: dict[int, Any]) -> list[str]:
@@ -116,13 +132,9 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         defect = arguments(item, "known_defect")
     except ValueError as error:
         return [str(error)]
-    named = CHECK_ID.fullmatch(str(check.get("id"))) if check else None
-    if check is None or named is None:
-        return ['no check id; mark it with @check("M<module>-<number>", judged="…")']
+    if (problem := _problem_with_id(item, check and check.get("id"))) or check is None:
+        return [problem]
     item.extra_keyword_matches.add(check["id"])  # for -k
-    module = MODULE.fullmatch(module_of(item) or "")
-    if module is None or named[1] != module[1]:
-        found.append(f"check id {check['id']} is not of this module")
     function = item.nodeid.split("[")[0]
     if owners.setdefault(check["id"], function) != function:
         found.append(f"check id {check['id']} is taken by {owners[check['id']]}")

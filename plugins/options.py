@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import plugins
-from fixtures.basics.check_source import TESTS, KnownCheck, read_checks
+from fixtures.basics.check_source import TESTS, KnownCheck, SiteChecks, read_checks
 from fixtures.measure import ThresholdError, load_thresholds
 from fixtures.measure.thresholds import Thresholds
 from fixtures.redact import hide
-from plugins.checks import required_ids
+from plugins.checks import OF_A_SITE, required_ids
 from plugins.plants import load_plants, plant_of
 from plugins.session import INVENTORY, PLANT, SETTINGS, Settings, settings_of
+from plugins.site_checks import argument_paths, site_checks
 
 if TYPE_CHECKING:
     from fixtures.plants.plant import Plant
@@ -46,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     plugins.refuse_parts(pluginmanager)
     group = parser.getgroup("acceptance", "acceptance of a Dynamo cluster")
     group.addoption("--inventory", metavar="PATH", help="the nodes to verify (default: inventory/local.yaml)")
+    group.addoption(
+        "--site-checks",
+        metavar="FOLDER",
+        help="also run the checks of your own in this folder; write it with =, as --site-checks=FOLDER",
+    )
     group.addoption("--plant", metavar="NAME", help="run with this fault planted, and say which checks caught it")
     group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
     group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
@@ -66,17 +72,19 @@ def inventory_path(config: pytest.Config) -> Path:
     given = config.getoption("inventory")
     if given:
         return config.invocation_params.dir / given
-    plant = _plant(config.getoption("plant"), config.rootpath)
+    plant = _plant(config)
     return config.rootpath / "inventory" / f"{plant.inventory if plant else 'local'}.yaml"
 
 
 def is_under_test(config: pytest.Config) -> bool:
-    """True when an argument is tests_by_module, lies inside it, or contains it."""
-    tests = (config.rootpath / TESTS).resolve()
+    """True when an argument is tests_by_module or the site's folder, lies inside one of them, or contains it."""
+    tests = config.rootpath / TESTS
     if not tests.is_dir():
         return False
-    args = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
-    return any(arg == tests or tests in arg.parents or arg in tests.parents for arg in args)
+    site = site_checks(config)
+    args = [path.resolve() for path in argument_paths(config)]
+    folders = [folder.resolve() for folder in (tests, *([site.folder] if site else []))]
+    return any(arg == folder or folder in arg.parents or arg in folder.parents for arg in args for folder in folders)
 
 
 def only_shows(config: pytest.Config) -> bool:
@@ -97,7 +105,7 @@ def _refuse(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if config.getoption("list_plants"):
-        for plant in load_plants(config.rootpath).values():
+        for plant in load_plants(config.rootpath, site_checks(config)).values():
             print(plant.name, ",".join(plant.catches), plant.does, sep="\t")
         return 0
     if is_under_test(config) and not only_shows(config):
@@ -111,7 +119,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (only_shows(config) and not lists) or not is_under_test(config):
         return
     inventory = config.stash[INVENTORY] = _load_inventory(inventory_path(config))
-    plant = config.stash[PLANT] = _plant(config.getoption("plant"), config.rootpath)
+    plant = config.stash[PLANT] = _plant(config)
     if plant and not inventory.cluster.dynamo_managed:
         raise pytest.UsageError(
             f"--plant {plant.name}: {inventory.path} attaches to a running Dynamo, in which nothing is planted"
@@ -120,7 +128,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     cluster = inventory.cluster
     hide(*filter(None, (cluster.dynamo_etcd_url, cluster.dynamo_nats_url, cluster.dynamo_frontend_url)))
-    known, complete = read_checks(config.rootpath)
+    site = site_checks(config)
+    known, complete = read_checks(config.rootpath, site)
     workerinput = getattr(config, "workerinput", {})
     handed = workerinput.get("acceptance")  # what the xdist controller decided
     run_id = handed["run_id"] if handed else f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -135,7 +144,8 @@ def pytest_configure(config: pytest.Config) -> None:
         distributing=not handed and config.getoption("dist", "no") != "no" and bool(config.getoption("tx")),
         known=known,
         required=required_ids(inventory.cluster.dynamo_requires, known, complete),
-        thresholds=_thresholds(config.rootpath, inventory.path, known),
+        thresholds=_thresholds(config.rootpath, inventory.path, known, site),
+        site_checks=site,
     )
     if not settings.writes:
         return
@@ -204,25 +214,29 @@ def _load_inventory(path: Path) -> Any:
         raise pytest.UsageError(str(error)) from None
 
 
-def _plant(name: str | None, root: Path) -> type[Plant] | None:
+def _plant(config: pytest.Config) -> type[Plant] | None:
     """Without --plant no file of plants is read."""
+    name = config.getoption("plant")
     try:
-        return plant_of(name, root) if name is not None else None
-    except LookupError as error:
+        return plant_of(name, config.rootpath, site_checks(config)) if name is not None else None
+    except (LookupError, ValueError) as error:
         raise pytest.UsageError(f"--plant: {error.args[0]}") from None
 
 
-def _thresholds(root: Path, inventory: Path, known: tuple[KnownCheck, ...]) -> Thresholds:
-    """The modules' thresholds, and over them those of the site: `<inventory>.thresholds.yaml` beside the inventory."""
+def _thresholds(root: Path, inventory: Path, known: tuple[KnownCheck, ...], site: SiteChecks | None) -> Thresholds:
+    """Those of the modules and of a site's own checks; over them `<inventory>.thresholds.yaml` beside the inventory."""
     merged: Thresholds = {}
-    ids = {check.id for check in known}
-    site = inventory.with_name(f"{inventory.stem}.thresholds.yaml")
-    files = [*sorted((root / TESTS).glob("*/thresholds.yaml")), *([site] if site.is_file() else [])]
+    suites = sorted((root / TESTS).glob("*/thresholds.yaml"))
+    files: list[tuple[Path, set[str] | None]] = [(path, None) for path in suites]
+    if site:  # bounds of the suite's checks are changed beside the inventory, where a reader looks for them
+        files.append((site.folder / "thresholds.yaml", {check.id for check in known if check.module == site.module}))
+    files.append((inventory.with_name(f"{inventory.stem}.thresholds.yaml"), {check.id for check in known}))
     try:
-        for path in files:
+        for path, may_name in [each for each in files if each[0].is_file()]:
             for check_id, names in load_thresholds(path).items():
-                if path == site and check_id not in ids:
-                    raise ThresholdError(f"{path}: there is no check {check_id}; known are {', '.join(sorted(ids))}")
+                if may_name is not None and check_id not in may_name:
+                    there = ", ".join(sorted(may_name)) or "none"
+                    raise ThresholdError(f"{path}: there is no check {check_id}; known are {there}{OF_A_SITE}")
                 merged.setdefault(check_id, {}).update(names)
     except ThresholdError as error:
         raise pytest.UsageError(str(error)) from None

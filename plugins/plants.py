@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fixtures.basics.check_source import TESTS
+from fixtures.basics.check_source import SITE_ID, TESTS, SiteChecks
 
 if TYPE_CHECKING:
     from fixtures.plants.plant import Plant
@@ -19,16 +20,20 @@ SAID = 3  # reasons in the terminal's one line
 CAUGHT, IN_PART, NOT_CAUGHT = "caught", "caught in part", "not caught"
 
 
-def load_plants(root: Path = ROOT) -> dict[str, type[Plant]]:
-    """The plants by name: each class with `catches` in a module's plants*.py. `root` is on sys.path.
+def load_plants(root: Path = ROOT, site: SiteChecks | None = None) -> dict[str, type[Plant]]:
+    """The plants by name: each class with `catches` in a plants*.py of a module or of a site. `root` is on sys.path.
 
     Raises ValueError when two have one name.
     """
     from fixtures.plants.plant import Plant
 
     plants: dict[str, type[Plant]] = {}
-    for path in sorted((root / TESTS).glob("module_*/plants*.py")):
-        module = importlib.import_module(f"{TESTS}.{path.parent.name}.{path.stem}")
+    files = sorted((root / TESTS).glob("module_*/plants*.py"))
+    modules = [importlib.import_module(f"{TESTS}.{path.parent.name}.{path.stem}") for path in files]
+    if site:
+        sys.path.insert(0, str(site.folder))  # as pytest does for its checks
+        modules += [importlib.import_module(path.stem) for path in sorted(site.folder.glob("plants*.py"))]
+    for module in modules:
         for found in vars(module).values():
             own = isinstance(found, type) and issubclass(found, Plant) and found.__module__ == module.__name__
             if own and "catches" in vars(found):
@@ -38,9 +43,9 @@ def load_plants(root: Path = ROOT) -> dict[str, type[Plant]]:
     return plants
 
 
-def plant_of(name: str, root: Path = ROOT) -> type[Plant]:
+def plant_of(name: str, root: Path = ROOT, site: SiteChecks | None = None) -> type[Plant]:
     """The plant of that name. Raises LookupError, which names those that are called alike."""
-    plants = load_plants(root)
+    plants = load_plants(root, site)
     if name not in plants:
         near = difflib.get_close_matches(name, plants, n=3, cutoff=0.5)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
@@ -48,10 +53,12 @@ def plant_of(name: str, root: Path = ROOT) -> type[Plant]:
     return plants[name]
 
 
-def modules_of(plant: type[Plant], root: Path = ROOT) -> tuple[str, ...]:
+def modules_of(plant: type[Plant], root: Path = ROOT, site: SiteChecks | None = None) -> tuple[str, ...]:
     """The packages of the checks that it must turn red; of a package that is not there, the check's id."""
-    packages = {path.name[7:9]: path.name for path in (root / TESTS).glob("module_*")}
-    return tuple(dict.fromkeys(packages.get(check_id[1:3], check_id) for check_id in plant.catches))
+    packages = {f"M{path.name[7:9]}": path.name for path in (root / TESTS).glob("module_*")}
+    if site:
+        packages |= {each[:-3]: site.module for each in plant.catches if SITE_ID.fullmatch(each)}
+    return tuple(dict.fromkeys(packages.get(each[:-3], each) for each in plant.catches))
 
 
 @dataclass(frozen=True)

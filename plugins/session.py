@@ -14,7 +14,7 @@ from fixtures.basics.measure import Measure
 from fixtures.measure import Threshold
 
 if TYPE_CHECKING:
-    from fixtures.basics.check_source import KnownCheck
+    from fixtures.basics.check_source import KnownCheck, SiteChecks
     from fixtures.inventory.model import Inventory
     from fixtures.plants.plant import Plant
 
@@ -34,6 +34,7 @@ class Settings:
     known: tuple[KnownCheck, ...]  # every check of the suite, selected or not
     required: frozenset[str]  # the ids that the profile requires
     thresholds: dict[str, dict[str, Threshold]]  # check id -> measurement name -> threshold
+    site_checks: SiteChecks | None = None
 
     @property
     def writes(self) -> bool:

@@ -20,7 +20,10 @@ from plugins.verdict import by_reason, label
 def again(settings: Settings, check: dict[str, Any], root: Path) -> str:
     """The command that runs this check alone, as this run did, for a shell in the suite's folder."""
     path = settings.inventory.path
-    words = ["uv", "run", "pytest", f"{TESTS}/{check['module']}", "-k", check["id"]]
+    site = settings.site_checks
+    own = site and check["module"] == site.module
+    words = ["uv", "run", "pytest", *([] if own else [f"{TESTS}/{check['module']}"]), "-k", check["id"]]
+    words += [f"--site-checks={site.folder}"] if site else []  # with "=", else pytest takes the folder for a root
     words += ["--inventory", str(path.relative_to(root) if path.is_relative_to(root) else path)]
     words += ["--plant", settings.plant.name] if settings.plant else []
     return shlex.join([*words, "--seed", str(settings.seed)])
