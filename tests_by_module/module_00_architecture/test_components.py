@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.clients.inference import listed_models
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.offered import look
@@ -24,7 +26,7 @@ from fixtures.run import Run
     by_hand="ansible -i INVENTORY all -m ping",
 )
 @pytest.mark.smoke
-def test_every_declared_node_answers(run: Run, evidence):
+def test_every_declared_node_answers(run: Run, evidence: Evidence):
     """Every declared node answers, runs the suite's probe and grants this run its lease."""
     found = run.facts()
     evidence.table(
@@ -54,7 +56,7 @@ def test_every_declared_node_answers(run: Run, evidence):
     causes=[19, 26, 28],
 )
 @pytest.mark.smoke
-def test_deployment_comes_up_and_answers(run: Run, evidence):
+def test_deployment_comes_up_and_answers(run: Run, evidence: Evidence):
     """The declared deployment comes up and answers a one-token completion through frontend, router and a worker."""
     deployment = run.deployment()
     answer = deployment.first_answer
@@ -75,7 +77,9 @@ def test_deployment_comes_up_and_answers(run: Run, evidence):
 )
 @pytest.mark.needs("worker_port")
 @pytest.mark.smoke
-def test_components_found_are_those_declared(picture: Picture, deployment: Deployment, inventory: Inventory, evidence):
+def test_components_found_are_those_declared(
+    picture: Picture, deployment: Deployment, inventory: Inventory, evidence: Evidence
+):
     """The nodes and etcd hold exactly the components that the inventory declares: none missing, none extra."""
     evidence.table(
         "components",
@@ -98,7 +102,7 @@ def test_components_found_are_those_declared(picture: Picture, deployment: Deplo
     ]
     if elsewhere:
         wrong.append(f"workers are registered in other namespaces of this etcd: {', '.join(elsewhere)}")
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -111,7 +115,7 @@ def test_components_found_are_those_declared(picture: Picture, deployment: Deplo
 )
 @pytest.mark.needs("worker_port")
 def test_components_listen_where_the_inventory_says(
-    run: Run, picture: Picture, deployment: Deployment, inventory: Inventory, evidence
+    run: Run, picture: Picture, deployment: Deployment, inventory: Inventory, evidence: Evidence
 ):
     """Each component listens at its node's data address, and none listens where everyone can reach it."""
     found = [component for component in picture.components if component.found]
@@ -121,7 +125,7 @@ def test_components_listen_where_the_inventory_says(
         ["component", "node", "address", "port"],
         [[c.id, c.node, *local] for c in found for local in c.listening],
     )
-    wrong = []
+    wrong = Findings()
     for component in found:
         declared = inventory.node(component.node).dynamo_data_address
         address = split_port(component.address)[0]
@@ -129,12 +133,12 @@ def test_components_listen_where_the_inventory_says(
         alone = not inventory.cluster.dynamo_managed and len(inventory.nodes) == 1
         own = run.facts()[component.node]["network"].get("addresses", []) if alone else []
         if address != declared and address not in own:
-            wrong.append(
+            wrong.add(
                 f"{component.id} is reached at {component.address}, and {component.node}'s data address is {declared}"
             )
     if run.capabilities().look([PRIVATE_NETWORK]).state != "ready":
-        wrong += reached_by_everyone(found, deployment)
-    assert not wrong, "; ".join(wrong)
+        wrong.extend(reached_by_everyone(found, deployment))
+    wrong.judge()
 
 
 def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[str]:
@@ -166,7 +170,7 @@ def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[
     causes=[12],
 )
 @pytest.mark.needs("worker_port")
-def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evidence):
+def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evidence: Evidence):
     """Every serving process runs the declared version of Dynamo; etcd and NATS report their versions."""
     declared = run.product_version()
     dynamo = [c for c in picture.components if c.found and c.kind in ("frontend", "worker")]
@@ -187,7 +191,7 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
         for c in dynamo
         if c.version != declared
     ]
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -199,7 +203,7 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
     causes=[20],
 )
 @pytest.mark.needs("worker_port")
-def test_components_are_connected_as_the_picture_shows(picture: Picture, deployment: Deployment, evidence):
+def test_components_are_connected_as_the_picture_shows(picture: Picture, deployment: Deployment, evidence: Evidence):
     """Frontend and workers are connected to etcd and, where a plane uses it, to NATS; the frontend to each worker."""
     planes = deployment.settings
     workers, frontends = picture.of_kind("worker"), picture.of_kind("frontend")
@@ -212,7 +216,7 @@ def test_components_are_connected_as_the_picture_shows(picture: Picture, deploym
         expected += [(frontend, worker) for frontend in frontends for worker in workers]
     evidence.table("connections", ["from", "to", "what"], [[e.source, e.target, e.protocol] for e in picture.edges])
     absent = [f"{a.id} is not connected to {b.id}" for a, b in expected if not picture.connected(a, b)]
-    assert not absent, "; ".join(absent)
+    Findings(absent).judge()
 
 
 @check(
@@ -236,14 +240,14 @@ def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
     evidence="found and not declared",
     by_hand="nvidia-smi -L; rdma link",
 )
-def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, evidence):
+def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, evidence: Evidence):
     """Every declared capability is present. An undeclared one fails the check, except in an embedded inventory."""
     table = run.capabilities()
     missing, undeclared = table.missing(), table.undeclared()
     if inventory.cluster.dynamo_embedded:
         evidence.text("found and not declared", "\n".join(undeclared) or "nothing")
         undeclared = []
-    assert not missing + undeclared, "; ".join(missing + undeclared)
+    Findings(missing + undeclared).judge()
 
 
 @check(
@@ -253,7 +257,7 @@ def test_capabilities_found_are_those_declared(run: Run, inventory: Inventory, e
     evidence="table: declared and found",
     by_hand="etcdctl get --prefix v1/event_channels/; etcdctl get --prefix v1/instances/",
 )
-def test_planes_and_router_are_those_declared(deployment: Deployment, inventory: Inventory, evidence):
+def test_planes_and_router_are_those_declared(deployment: Deployment, inventory: Inventory, evidence: Evidence):
     """Requests and events go over the declared planes, and the router predicts hits only in the declared mode kv."""
     cluster, found = inventory.cluster, look(deployment)
     published = "not known" if found.event_planes is None else " and ".join(sorted(found.event_planes)) or "none"
@@ -266,4 +270,4 @@ def test_planes_and_router_are_those_declared(deployment: Deployment, inventory:
     evidence.table("planes", ["what", "declared", "found"], [[n, declared[n], seen] for n, seen in shown.items()])
     assert found.request_planes, "no worker has registered where it takes requests: nothing to look at"
     wrong = found.otherwise(cluster)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from tests_by_module.module_00_architecture.request_path import RequestPath, workers_on_the_way
@@ -18,7 +20,7 @@ from tests_by_module.module_00_architecture.request_path import RequestPath, wor
 )
 @pytest.mark.needs("system_port")
 def test_requests_pass_every_hop_once(
-    request_path: RequestPath, deployment: Deployment, inventory: Inventory, evidence
+    request_path: RequestPath, deployment: Deployment, inventory: Inventory, evidence: Evidence
 ):
     """The frontend counts each request once; the router and each worker on its path count it once, too."""
     path = request_path
@@ -57,6 +59,4 @@ def test_requests_pass_every_hop_once(
             for name, n in expected.items()
             if counted.get(name, 0) < n
         }
-    assert not wrong, f"counters over {path.sent} requests: " + "; ".join(
-        f"{name} {text}" for name, text in wrong.items()
-    )
+    Findings(f"{name} {text}" for name, text in wrong.items()).judge(about=f"counters over {path.sent} requests")

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import in_parallel
 from fixtures.inventory.model import Inventory, NodeSpec
@@ -50,7 +53,7 @@ def short(host_name: str) -> str:
     evidence="table of host names",
     by_hand="on each node: hostname",
 )
-def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, evidence):
+def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, evidence: Evidence):
     """Each node has the host name that the inventory gives it, and no two nodes have the same one."""
     told: dict[str, str] = {name: facts["system"]["hostname"] for name, facts in run.facts().items()}
     evidence.table("host names", ["node", "host name"], told.items())
@@ -61,7 +64,7 @@ def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, 
         if (expected := expected_host_name(spec)) and short(expected) != short(told[spec.name])
     ]
     wrong += [f"{a} and {b} both call themselves {told[a]}" for a, b in combinations(told, 2) if told[a] == told[b]]
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -72,7 +75,7 @@ def test_nodes_have_the_names_that_are_declared(run: Run, inventory: Inventory, 
     causes=[12],
 )
 @pytest.mark.needs("runtime")
-def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
+def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence: Evidence):
     """Runtimes, etcd and NATS have the same version on every node that has them."""
     versions: dict[str, dict[str, str]] = defaultdict(dict)
     for name, equipment in run.equipment().items():
@@ -89,7 +92,7 @@ def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
         for what, on in on_several.items()
         if len(set(on.values())) > 1
     ]
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -100,7 +103,7 @@ def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence):
     by_hand="on each node: chronyc tracking",
     causes=[80],
 )
-def test_clocks_agree(nodes: dict[str, Node], measure, evidence):
+def test_clocks_agree(nodes: dict[str, Node], measure: Measure, evidence: Evidence):
     """The clocks of any two nodes agree, so that latencies between nodes can be computed from them."""
     clocks = {name: read_wall_clock(node, Deadline(CLOCKS_WITHIN_S, f"{name}'s clock")) for name, node in nodes.items()}
     evidence.table(
@@ -126,26 +129,31 @@ def test_clocks_agree(nodes: dict[str, Node], measure, evidence):
     by_hand="on each node: ip address",
     causes=[79],
 )
-def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of, evidence):
+def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of, evidence: Evidence):
     """Each node's data address is on an interface of that node, neither loopback nor the management interface."""
-    wrong, rows = [], []
+    wrong, rows = Findings(), []
     for spec in inventory.nodes:
         found, address = links_of[spec.name], spec.dynamo_data_address
         name = interface_of(address, found)
         managed = spec.dynamo_management_address and interface_of(spec.dynamo_management_address, found)
         rows.append([spec.name, address, name, managed])
         if name is None:
-            wrong.append(f"{spec.name} has its data address {address} on no interface; it has {', '.join(found)}")
+            wrong.add(
+                f"{spec.name} has its data address {address} on no interface; it has {', '.join(found)}", node=spec.name
+            )
         elif name == "lo":
-            wrong.append(f"{spec.name}'s data address {address} is on loopback, where no other node reaches it")
+            wrong.add(
+                f"{spec.name}'s data address {address} is on loopback, where no other node reaches it", node=spec.name
+            )
         elif name == managed:
-            wrong.append(f"{spec.name} has its data address {address} on the management interface {name}")
+            wrong.add(f"{spec.name} has its data address {address} on the management interface {name}", node=spec.name)
         if any(ip_address(address) in network for network in (LINK_LOCAL_V4, LINK_LOCAL_V6)):
-            wrong.append(
-                f"{spec.name}'s data address {address} is link-local: declare one that stays when a link fails"
+            wrong.add(
+                f"{spec.name}'s data address {address} is link-local: declare one that stays when a link fails",
+                node=spec.name,
             )
     evidence.table("data addresses", ["node", "address", "on interface", "management on"], rows)
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 @check(
@@ -155,12 +163,12 @@ def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of
     by_hand="on each node: nc -l ADDRESS PORT; from others: nc -z ADDRESS PORT",
     causes=[27],
 )
-def test_nodes_reach_each_others_data_addresses(nodes: dict[str, Node], evidence):
+def test_nodes_reach_each_others_data_addresses(nodes: dict[str, Node], evidence: Evidence):
     """Every node can open a TCP connection to every other node's data address."""
     failed = unreached(list(nodes.values()))
     pairs = len(nodes) ** 2
     evidence.text("connections", f"{pairs - len(failed)} of {pairs} made")
-    assert not failed, "; ".join(failed)
+    Findings(failed).judge()
 
 
 @check(
@@ -170,7 +178,7 @@ def test_nodes_reach_each_others_data_addresses(nodes: dict[str, Node], evidence
     by_hand="on each node: ip link",
     causes=[68],
 )
-def test_data_links_have_one_mtu(inventory: Inventory, links_of, evidence):
+def test_data_links_have_one_mtu(inventory: Inventory, links_of, evidence: Evidence):
     """The interfaces of all data addresses have the same MTU, so that no large packet is lost on the way."""
     mtus = {}
     for spec in inventory.nodes:

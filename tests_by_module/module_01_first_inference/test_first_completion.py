@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, complete, stream
 from fixtures.deployments.deployment import Deployment
 from tests_by_module.module_01_first_inference.conftest import MAX_TOKENS, PROMPT
@@ -24,7 +26,7 @@ PROMPTS = {
     by_hand="time curl FRONTEND/v1/completions -d '{…, \"max_tokens\": 1}'",
 )
 @pytest.mark.needs("managed")
-def test_cold_start_to_first_token(deployment: Deployment, measure, evidence):
+def test_cold_start_to_first_token(deployment: Deployment, measure: Measure, evidence: Evidence):
     """The time from the start of etcd to the first token is within its bounds, in every part."""
     parts = {phase.what: phase.duration_s for phase in deployment.phases}
     evidence.table("parts of the cold start", ["part", "seconds"], parts.items())

@@ -3,6 +3,9 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.deadline import Deadline
 from fixtures.inventory.model import Inventory
 from fixtures.outcomes import CouldNotLook
@@ -30,21 +33,21 @@ for name in sys.argv[1:]:
 )
 @pytest.mark.needs("runtime")
 @pytest.mark.smoke
-def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence):
+def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence: Evidence):
     """On every node the packages that the inventory pins are installed in exactly the pinned versions."""
-    rows, wrong = [], []
+    rows, wrong = [], Findings()
     for name, equipment in run.equipment().items():
         pins = inventory.runtime(inventory.node(name).dynamo_runtime).packages
         for package, pinned in pins.items():
             found = equipment.runtime.versions.get(package)
             rows.append([name, package, pinned, found or "absent"])
             if found != pinned:
-                wrong.append(
+                wrong.add(
                     f"{name} has {package} {found or 'not at all'} in {equipment.runtime.path}, pinned is {pinned}"
                 )
     evidence.table("packages", ["node", "package", "pinned", "installed"], rows)
     assert rows, "the inventory pins no package: nothing to compare"
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 @check(
@@ -54,9 +57,9 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
     by_hand="VENV/bin/python -c 'import dynamo.frontend'",
 )
 @pytest.mark.needs("runtime")
-def test_runtime_imports(run: Run, inventory: Inventory, evidence):
+def test_runtime_imports(run: Run, inventory: Inventory, evidence: Evidence):
     """Every module that the runtime declares can be imported in a fresh interpreter."""
-    wrong = []
+    wrong = Findings()
     for name, equipment in run.equipment().items():
         modules = inventory.runtime(inventory.node(name).dynamo_runtime).imports
         assert modules, f"the runtime of {name} declares no imports: nothing to try"
@@ -64,8 +67,8 @@ def test_runtime_imports(run: Run, inventory: Inventory, evidence):
         done = equipment.node.run(argv, deadline=Deadline(IMPORT_WITHIN_S, f"imports on {name}"), expect=None)
         evidence.text(f"imports on {name}", done.stdout + done.stderr)
         if done.rc:
-            wrong.append(f"{name}: {done.last_words}")
-    assert not wrong, "; ".join(wrong)
+            wrong.add(done.last_words, node=name)
+    wrong.judge()
 
 
 @check(
@@ -74,7 +77,7 @@ def test_runtime_imports(run: Run, inventory: Inventory, evidence):
     evidence="measurements",
     by_hand="nproc; free -g; df -h ~",
 )
-def test_nodes_have_room(run: Run, inventory: Inventory, measure):
+def test_nodes_have_room(run: Run, inventory: Inventory, measure: Measure):
     """The smallest node has the processors, memory and disk that a deployment needs."""
     found = run.facts()
     for name, facts in found.items():
@@ -94,7 +97,7 @@ def test_nodes_have_room(run: Run, inventory: Inventory, measure):
     by_hand="nvidia-smi",
 )
 @pytest.mark.needs("gpu", "cuda", role="worker")
-def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence, measure):
+def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence: Evidence, measure: Measure):
     """Every node with workers has a GPU whose driver supports CUDA; GPU model and driver are the same on all."""
     found = {spec.name: run.facts()[spec.name] for spec in inventory.with_role("worker")}
     rows = [

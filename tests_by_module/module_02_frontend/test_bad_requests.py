@@ -8,6 +8,9 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
@@ -66,7 +69,9 @@ def who_is_there(deployment: Deployment) -> dict[str, object]:
     causes=[65],
 )
 @pytest.mark.parametrize("group", GROUPS)
-def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, errors: ExpectedErrors, evidence):
+def test_wrong_requests_are_refused_as_known(
+    group: str, sent: BadRequestsSent, errors: ExpectedErrors, evidence: Evidence
+):
     """Each invalid request is answered with the status and error that the table of this version lists."""
     replies = sent.replies[group]
     evidence.table(
@@ -75,7 +80,7 @@ def test_wrong_requests_are_refused_as_known(group: str, sent: BadRequestsSent, 
         [[reply.asked.name, reply.asked.status, reply.status, head(reply.text)] for reply in replies],
     )
     wrong = [reply.wrong for reply in replies if reply.wrong]
-    assert not wrong, f"{len(wrong)} of {len(replies)} answers are not as known: {'; '.join(wrong)}"
+    Findings(wrong).judge(about=f"{len(wrong)} of {len(replies)} answers are not as known")
 
 
 @check(
@@ -88,9 +93,8 @@ def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
     with_body = [r for group in sent.replies.values() for r in group if r.status >= 400 and r.asked.says]
     assert with_body, "no wrong request was refused with a body: nothing to look at"
     odd = [f"{r.asked.name}: {head(r.text)}" for r in with_body if not _formed(r, errors.error_fields)]
-    assert not odd, (
-        f"{len(odd)} of {len(with_body)} errors are not of the form {errors.error_fields} with the HTTP status as "
-        f"code: {'; '.join(odd)}"
+    Findings(odd).judge(
+        about=f"{len(odd)} of {len(with_body)} errors are not of the form {errors.error_fields} with the status as code"
     )
 
 
@@ -144,7 +148,7 @@ def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: Inferenc
     by_hand="send a header with content-length and then nothing; meanwhile ask for something",
 )
 @pytest.mark.needs("managed")
-def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure):
+def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure: Measure):
     """While 16 request bodies stay unfinished, another request is served, and so is one whose body arrives slowly."""
     over = Event()
     body = httpx.Request("POST", endpoint.url, json=good_chat(endpoint.model)).content

@@ -3,6 +3,7 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
@@ -104,7 +105,7 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
     causes=[63],
 )
 @pytest.mark.parametrize("when", [EARLY, MIDDLE, WHOLE])
-def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure):
+def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure: Measure):
     """When a client disconnects, its request is cancelled and counted, and frontend and worker stop working on it."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
     left = leave_once(when, run, deployment)
@@ -123,7 +124,9 @@ def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployme
     causes=[63, 66],
 )
 @pytest.mark.parametrize(("when", "clients"), [(EARLY, EARLY_STORM), (MIDDLE, STORM)], ids=["early", "middle"])
-def test_storm_of_disconnects_leaks_nothing(when: str, clients: int, run: Run, deployment: Deployment, measure):
+def test_storm_of_disconnects_leaks_nothing(
+    when: str, clients: int, run: Run, deployment: Deployment, measure: Measure
+):
     """After 200 clients disconnect at once, all are counted, no request is left running and no file left open."""
     before = wait_for(deployment, idle, NOTICED_WITHIN_S)
     files = open_files(deployment)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
@@ -57,7 +58,7 @@ def not_refused(answers: dict[str, Answer], errors: ExpectedErrors) -> list[str]
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'",
 )
 @pytest.mark.needs("managed")
-def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: ExpectedErrors, evidence):
+def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: ExpectedErrors, evidence: Evidence):
     """A request of exactly the token budget of the model's card is served; a longer one is refused."""
     limit = errors.token_budget.card["combined_limit"]
     with run.own_deployment("module_02.context", worker_args=("--max-model-len", str(limit))) as deployment:

@@ -5,6 +5,8 @@ import openai
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -21,21 +23,21 @@ MAX_TOKENS = 5
     by_hand="curl FRONTEND/openapi.json",
 )
 @pytest.mark.smoke
-def test_every_endpoint_is_accounted_for(run: Run, http: httpx.Client, endpoint: InferenceEndpoint, evidence):
+def test_every_endpoint_is_accounted_for(run: Run, http: httpx.Client, endpoint: InferenceEndpoint, evidence: Evidence):
     """Every endpoint that the frontend lists is in this version's table and answers as the table says."""
     known = for_version("endpoints.yaml", run.product_version())["endpoints"]
     document = http.get("/openapi.json").raise_for_status().json()
     listed = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
     assert listed, "/openapi.json lists no endpoint at all"
-    rows, wrong = [], []
+    rows, wrong = [], Findings()
     for name in sorted({*listed, *known}):
         entry = known.get(name)
         if entry is None:
             rows.append([name, "not accounted for", "", ""])
-            wrong.append(f"{name} is not accounted for in endpoints.yaml")
+            wrong.add(f"{name} is not accounted for in endpoints.yaml")
             continue
         if name not in listed:
-            wrong.append(f"{name} is in endpoints.yaml and not in /openapi.json")
+            wrong.add(f"{name} is in endpoints.yaml and not in /openapi.json")
         if "not_sent" in entry:
             rows.append([name, "not sent", entry["not_sent"], ""])
             continue
@@ -43,9 +45,9 @@ def test_every_endpoint_is_accounted_for(run: Run, http: httpx.Client, endpoint:
         state = "checked" if "checks" in entry else "not applicable"
         rows.append([name, state, " ".join(entry.get("checks", [])) or entry["because"], status])
         if status != entry["status"]:
-            wrong.append(f"{name} answers {status} instead of {entry['status']}")
+            wrong.add(f"{name} answers {status} instead of {entry['status']}")
     evidence.table("endpoints", ["endpoint", "state", "checks, or why not", "status"], rows)
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 def _ask(http: httpx.Client, endpoint: InferenceEndpoint, name: str, entry: dict) -> int:

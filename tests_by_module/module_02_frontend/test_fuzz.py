@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
 from fixtures.clients.inference import complete
 from fixtures.printable import head
 from fixtures.run import Run
@@ -94,7 +95,7 @@ def body_of(kind: str, value: Any, path: str, model: str) -> bytes:
     causes=[65],
 )
 @pytest.mark.needs("managed")
-def test_made_up_requests_break_nothing(run: Run, evidence):
+def test_made_up_requests_break_nothing(run: Run, evidence: Evidence):
     """No generated request makes any route return a server error (except 501), hang, or end a process."""
     with run.own_deployment("module_02.fuzz") as deployment:
         before = [service.require_process().pgid for service in deployment.services]

@@ -4,6 +4,8 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.http import client
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
@@ -22,7 +24,7 @@ ENDS_WITHIN_S = 15
     causes=[21, 26],
 )
 def test_health_names_who_is_registered(
-    deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence
+    deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence: Evidence
 ):
     """/health lists exactly the registered workers, and the model's readiness counts the same number."""
     workers = deployment.registered_workers()
@@ -54,7 +56,7 @@ def test_health_names_who_is_registered(
     causes=[21, 24, 26],
 )
 @pytest.mark.needs("managed")
-def test_model_without_workers_is_not_offered(run: Run, measure, evidence):
+def test_model_without_workers_is_not_offered(run: Run, measure: Measure, evidence: Evidence):
     """After the last worker leaves, the model is not listed and not ready, and requests for it fail at once."""
     with run.own_deployment("module_02.leaving") as deployment:
         endpoint = deployment.endpoint

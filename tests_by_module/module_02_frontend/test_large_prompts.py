@@ -8,6 +8,8 @@ from typing import Any, Literal
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
@@ -61,7 +63,7 @@ def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[F
 @pytest.mark.needs("managed", "mocker")
 @pytest.mark.parametrize("plane", ["tcp", "nats"])
 def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
-    plane: str, run: Run, inventory: Inventory, errors: ExpectedErrors, evidence
+    plane: str, run: Run, inventory: Inventory, errors: ExpectedErrors, evidence: Evidence
 ):
     """A large prompt that the request plane can carry is served whole; a larger one is refused."""
     runtime = next(spec.name for spec in inventory.engines if spec.engine == "mocker")
@@ -69,7 +71,7 @@ def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     refusal, served = large.refusals[plane], Refusal(status=200, reason="")
     args = ("--num-gpu-blocks-override", str(large.kv_blocks), "--speedup-ratio", str(SPEEDUP))
     settings = {"request_plane": plane, "worker_args": args}
-    rows, wrong = [], []
+    rows, wrong = [], Findings()
     with run.own_deployment(f"module_02.large_{plane}", runtime=runtime, **settings) as deployment:
         for many, expected in ((large.served, served), (large.refused, refusal)):
             for form, megabytes, tokens, answer in ask_each(deployment.endpoint, many):
@@ -78,12 +80,12 @@ def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
                 what = f"{form} of {megabytes:.2f} MB: {answer.status}"
                 rows.append([form, f"{megabytes:.2f}", counted, answer.status, why])
                 if answer.status != expected.status:
-                    wrong.append(f"{what} instead of {expected.status}: {why or answer.describe()}")
+                    wrong.add(f"{what} instead of {expected.status}: {why or answer.describe()}")
                 elif expected.reason not in why:
-                    wrong.append(f"{what} for another reason than {expected.reason!r}: {why}")
+                    wrong.add(f"{what} for another reason than {expected.reason!r}: {why}")
                 elif answer.ok and counted < tokens:
-                    wrong.append(f"{what}, and {counted} prompt tokens of at least {tokens} were counted")
+                    wrong.add(f"{what}, and {counted} prompt tokens of at least {tokens} were counted")
         good = complete(deployment.endpoint, "after all this", max_tokens=1)
     evidence.table(f"large prompts over {plane}", ["form", "MB", "tokens", "status", "reason"], rows)
-    assert not wrong, f"over {plane}: {'; '.join(wrong)}"
+    wrong.judge(about=f"over {plane}")
     assert good.ok, f"a good request after the large ones fails: {good.describe()}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import Deployment
@@ -91,7 +92,7 @@ def drained(run: Run) -> Drained:
     evidence="measurement",
     by_hand="kill -TERM the frontend while curl -N reads a stream",
 )
-def test_shutdown_drains_a_running_stream(drained: Drained, measure):
+def test_shutdown_drains_a_running_stream(drained: Drained, measure: Measure):
     """After SIGTERM the frontend accepts no new request, finishes the running stream, and exits with 0."""
     measure("frontend_ended_after_s", drained.ended_after_s)
     assert drained.running.outcome == "completed", f"the running stream did not complete: {drained.running.describe()}"
@@ -112,7 +113,7 @@ def test_shutdown_drains_a_running_stream(drained: Drained, measure):
     by_hand="start the frontend again; ask until it serves",
     causes=[18, 19],
 )
-def test_restarted_frontend_serves_again(drained: Drained, measure):
+def test_restarted_frontend_serves_again(drained: Drained, measure: Measure):
     """A frontend that is started again finds the workers that are registered and serves."""
     assert drained.back.ok, (
         f"the frontend did not serve within {BACK_WITHIN_S} s of its restart: {drained.back.describe()}"
@@ -128,7 +129,7 @@ def test_restarted_frontend_serves_again(drained: Drained, measure):
     by_hand="kill -KILL the worker while curl -N reads a stream",
     causes=[29],
 )
-def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure):
+def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure: Measure):
     """A stream whose worker is killed ends soon, with an error in it, and with no finish reason as if all were well."""
     with run.own_deployment("module_02.midstream") as deployment, Threads(1) as pool:
         running = start_stream(pool, run, deployment)

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.load.plan import plan
 from fixtures.load.runner import COMPLETED, FAILED, HUNG, outcomes, run_load
@@ -22,7 +24,7 @@ ENDS_WITHIN_S = 60
     causes=[23, 34, 62],
 )
 @pytest.mark.needs("managed")
-def test_256_streams_get_their_own_answers(run: Run, endpoint: InferenceEndpoint, measure, evidence):
+def test_256_streams_get_their_own_answers(run: Run, endpoint: InferenceEndpoint, measure: Measure, evidence: Evidence):
     """256 streams at once all complete, each with the usage of its own prompt and limit, and none hangs."""
     requests = plan(run.seed, STREAMS, PROMPT_TOKENS, OUTPUT_TOKENS)
     records = run_load(endpoint, requests, concurrency=STREAMS, within_s=ENDS_WITHIN_S)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
 from fixtures.deployments.deployment import Deployment
 
@@ -169,7 +170,7 @@ def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("system_port")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoint: InferenceEndpoint, measure):
+def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoint: InferenceEndpoint, measure: Measure):
     """Usage tells the tokens that the model's own tokenizer counts in prompt and answer."""
     tokenizer = deployment.tokenizer()
     send = stream if streamed else complete

@@ -6,6 +6,8 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.redact import tail
 
@@ -26,7 +28,9 @@ kinds = pytest.mark.parametrize("kind", PROMPTS)
     by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'",
 )
 @kinds
-def test_stream_is_framed_as_server_sent_events(kind: str, http: httpx.Client, endpoint: InferenceEndpoint, evidence):
+def test_stream_is_framed_as_server_sent_events(
+    kind: str, http: httpx.Client, endpoint: InferenceEndpoint, evidence: Evidence
+):
     """A stream is server-sent events: one object each, one id throughout, and [DONE] once, at the end."""
     name = "messages" if kind == "chat" else "prompt"
     body = {"model": endpoint.model, name: PROMPTS[kind], "max_tokens": MAX_TOKENS, "stream": True}
@@ -103,7 +107,7 @@ def _told(answer: Answer) -> dict:
     by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}' | ts -s %.s",
     causes=[59],
 )
-def test_chunks_arrive_spread_in_time(endpoint: InferenceEndpoint, measure, evidence):
+def test_chunks_arrive_spread_in_time(endpoint: InferenceEndpoint, measure: Measure, evidence: Evidence):
     """Chunks arrive while they are generated, not buffered into one burst."""
     answer = stream(endpoint, PROMPTS["completion"], max_tokens=LONG_TOKENS, ignore_eos=True)
     assert answer.ok, answer.describe()

@@ -3,6 +3,9 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients.answer import Answer
 from fixtures.load.runner import LEFT
 from tests_by_module.module_03_workers_and_backends.column import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
@@ -65,7 +68,7 @@ def _has_text(chunk: dict) -> bool:
     return any(each.get("text") or (each.get("delta") or {}).get("content") for each in chunk.get("choices", []))
 
 
-def refused_as_declared(columns: list[Column], evidence, *, by_engine: bool) -> None:
+def refused_as_declared(columns: list[Column], evidence: Evidence, *, by_engine: bool) -> None:
     """AssertionError with every request that was not, or for an engine that does not serve afterwards."""
     wrong = {name: each for name, each in contract().wrong_requests.items() if each.by_engine == by_engine}
     seen = [(column, name, column.refusals[name]) for column in columns for name in wrong]
@@ -77,7 +80,7 @@ def refused_as_declared(columns: list[Column], evidence, *, by_engine: bool) -> 
         for column, name, answer in seen
         if name not in column.facts.takes and answer.status != wrong[name].status
     ]
-    assert not found, "; ".join(found)
+    Findings(found).judge()
     for column in columns:
         assert column.after_refusals.ok, (
             f"{column.name}, a good request afterwards fails: {column.after_refusals.describe()}"
@@ -90,7 +93,7 @@ def refused_as_declared(columns: list[Column], evidence, *, by_engine: bool) -> 
     evidence="requests and answers",
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"max_tokens\": 0}'",
 )
-def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evidence):
+def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evidence: Evidence):
     """Every engine refuses the same invalid requests alike, and then serves a valid request."""
     refused_as_declared(columns, evidence, by_engine=False)
 
@@ -108,7 +111,7 @@ def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evide
     shows="an unknown token: status 500",
     reason="What vLLM 0.26 refuses is answered with 500 instead of 400, so clients retry it in vain.",
 )
-def test_what_only_the_engine_can_refuse_is_the_client_s_mistake(columns: list[Column], evidence):
+def test_what_only_the_engine_can_refuse_is_the_client_s_mistake(columns: list[Column], evidence: Evidence):
     """An unknown token id is refused with 400, and a valid request is served straight afterwards."""
     refused_as_declared(columns, evidence, by_engine=True)
 
@@ -121,7 +124,7 @@ def test_what_only_the_engine_can_refuse_is_the_client_s_mistake(columns: list[C
     by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl WORKER/metrics",
     causes=[63],
 )
-def test_engine_stops_when_its_client_disconnects(columns: list[Column], measure):
+def test_engine_stops_when_its_client_disconnects(columns: list[Column], measure: Measure):
     """An engine stops generating soon after its client disconnects."""
     for column in columns:
         left = column.left
@@ -141,7 +144,7 @@ def test_engine_stops_when_its_client_disconnects(columns: list[Column], measure
     evidence="counted and sent",
     by_hand="curl WORKER/metrics before and after",
 )
-def test_workers_count_what_they_served(columns: list[Column], evidence):
+def test_workers_count_what_they_served(columns: list[Column], evidence: Evidence):
     """A worker's counters move by exactly the requests, prompt tokens and generated tokens it was sent."""
     for column in columns:
         sent = 2 * len(column.whole)  # whole and streamed
@@ -154,7 +157,7 @@ def test_workers_count_what_they_served(columns: list[Column], evidence):
         wrong = [
             f"{what}: {number} were sent, {counted} counted" for what, number, counted in rows if number != counted
         ]
-        assert not wrong, f"{column.name} counts something else than it was sent: {'; '.join(wrong)}"
+        Findings(wrong).judge(about=f"{column.name} counts something else than it was sent")
 
 
 @check(
@@ -186,7 +189,7 @@ def test_kv_events_tell_what_was_stored(columns: list[Column]):
     by_hand="compare usage.prompt_tokens of the engines",
     causes=[62],
 )
-def test_engines_count_prompts_alike(columns: list[Column], evidence):
+def test_engines_count_prompts_alike(columns: list[Column], evidence: Evidence):
     """Every engine counts the same number of prompt tokens as the model's tokenizer."""
     told = {(c.name, name): (a.usage or {}).get("prompt_tokens") for c in columns for name, a in c.whole.items()}
     rows = [(name, *(told[c.name, name] for c in columns)) for name in contract().prompts]
@@ -197,4 +200,4 @@ def test_engines_count_prompts_alike(columns: list[Column], evidence):
             for name, count in column.prompt_tokens.items()
             if told[column.name, name] != count
         ]
-        assert not wrong, f"{column.name} counts prompts otherwise: {'; '.join(wrong)}"
+        Findings(wrong).judge(about=f"{column.name} counts prompts otherwise")

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.services.engines import ENGINES
 from tests_by_module.module_03_workers_and_backends.column import Column
 from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_by_side
@@ -10,7 +12,7 @@ from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_b
 pytestmark = pytest.mark.needs("managed")
 
 
-def record_slowest(engine: str, columns: list[Column], measure) -> None:
+def record_slowest(engine: str, columns: list[Column], measure: Measure) -> None:
     """Of an engine's workers how long the slowest took to register and from there to its first token, in s, and what
     the largest takes, in GB. Raises AssertionError for a log that does not tell a phase that it should tell."""
     mine = [column for column in columns if column.runtime.engine == engine]
@@ -32,7 +34,7 @@ def record_slowest(engine: str, columns: list[Column], measure) -> None:
     causes=[19],
 )
 @pytest.mark.smoke
-def test_every_declared_engine_serves(columns: list[Column], evidence):
+def test_every_declared_engine_serves(columns: list[Column], evidence: Evidence):
     """Every declared engine registers and answers behind a frontend, and the process is that engine."""
     rows = side_by_side(columns)
     evidence.table("engines side by side", [HEADERS, *(column.name for column in columns)], rows)
@@ -53,7 +55,7 @@ def test_every_declared_engine_serves(columns: list[Column], evidence):
 )
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("weights")
-def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evidence):
+def test_greedy_answers_are_the_reference_s(columns: list[Column], measure: Measure, evidence: Evidence):
     """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
     compared = [(column, each) for column in columns if column.compared for each in column.compared.all]
     rows = [(column.name, each.prompt, each.verdict, each.describe()) for column, each in compared]
@@ -83,7 +85,7 @@ def test_greedy_answers_are_the_reference_s(columns: list[Column], measure, evid
     by_hand="time until /health of the worker is 200; smem -P dynamo.mocker",
 )
 @pytest.mark.needs("mocker")
-def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
+def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure: Measure):
     """The mocker registers and serves in time, and takes little memory."""
     record_slowest("mocker", columns, measure)
     measure.judge()
@@ -96,7 +98,7 @@ def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure):
     by_hand="time until /health of the worker is 200; smem -P dynamo.vllm",
 )
 @pytest.mark.needs("vllm")
-def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
+def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure: Measure):
     """vLLM registers and serves in time, and uses the memory that its runtime file says."""
     record_slowest("vllm", columns, measure)
     measure.judge()
@@ -109,7 +111,7 @@ def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measu
     by_hand="time until /health of the worker is 200; smem -P dynamo.sglang",
 )
 @pytest.mark.needs("sglang")
-def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
+def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], measure: Measure):
     """SGLang registers and serves in time; its memory is recorded."""
     record_slowest("sglang", columns, measure)
     measure.judge()
@@ -122,7 +124,7 @@ def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], mea
     by_hand="time until /health of the worker is 200; smem -P dynamo.trtllm",
 )
 @pytest.mark.needs("trtllm")
-def test_trtllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure):
+def test_trtllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measure: Measure):
     """TensorRT-LLM registers and serves in time; its memory is recorded."""
     record_slowest("trtllm", columns, measure)
     measure.judge()

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.load.runner import COMPLETED
 from tests_by_module.module_03_workers_and_backends.column import Column, Ended
 
@@ -26,7 +28,7 @@ def cut(ended: Ended) -> str | None:
     by_hand="kill -TERM the worker while curl -N reads a stream",
     causes=[21, 29],
 )
-def test_shutdown_lets_streams_end(columns: list[Column], measure, evidence):
+def test_shutdown_lets_streams_end(columns: list[Column], measure: Measure, evidence: Evidence):
     """After SIGTERM a worker gets no new request, finishes its stream, and exits with 0 in time."""
     for column in columns:
         ended = column.ended

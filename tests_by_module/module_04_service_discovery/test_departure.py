@@ -6,6 +6,8 @@ from uuid import uuid4
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -26,7 +28,7 @@ REQUESTS_AT_ONCE = 8
     by_hand="etcdctl watch --prefix v1/",
     causes=[21],
 )
-def test_events_come_in_order(departure_by_sigterm, evidence):
+def test_events_come_in_order(departure_by_sigterm, evidence: Evidence):
     """A model card is written before its instance and deleted after it."""
     departure, _ = departure_by_sigterm
     begin = departure.events[0].at if departure.events else 0.0
@@ -54,7 +56,7 @@ def test_events_come_in_order(departure_by_sigterm, evidence):
     by_hand="kill -TERM PID; etcdctl watch --prefix v1/instances/",
     causes=[21],
 )
-def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure):
+def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure: Measure):
     """After SIGTERM a worker's key is deleted at once, long before its lease expires, and it exits with 0."""
     departure, exit_status = departure_by_sigterm
     measure("key_gone_after_sigterm_s", departure.key_gone_s)
@@ -69,7 +71,7 @@ def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure):
     by_hand="kill -KILL -- -PGID; etcdctl lease timetolive LEASE",
     causes=[20, 21, 22],
 )
-def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment, measure):
+def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment, measure: Measure):
     """After SIGKILL a worker's keys disappear when its lease expires, and not later."""
     with departing(run, deployment, signal.SIGKILL) as (_, so_far):
         departure = so_far()
@@ -86,7 +88,7 @@ def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment
     by_hand="kill -STOP -- -PGID; sleep TTL; kill -CONT -- -PGID",
     causes=[16, 17],
 )
-def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure, evidence):
+def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure: Measure, evidence: Evidence):
     """A worker that was stopped for longer than its lease gets no request; continued, it exits or registers again."""
     with departing(run, deployment, signal.SIGSTOP) as (worker, so_far):
         departure = so_far()
@@ -129,7 +131,7 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure,
     evidence="requests by worker",
     by_hand="start one more worker; curl FRONTEND/metrics | grep router_worker",
 )
-def test_joining_worker_serves(run: Run, deployment: Deployment, evidence):
+def test_joining_worker_serves(run: Run, deployment: Deployment, evidence: Evidence):
     """A worker that joins a running deployment registers and receives requests."""
     with run.joined_worker(deployment) as worker:
         registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))

@@ -6,9 +6,10 @@ import time
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.measure import Measure
 from fixtures.clients import prometheus
 from fixtures.clients.etcd import Etcd
-from fixtures.deadline import Deadline
+from fixtures.deadline import pause
 from fixtures.deployments.deployment import Deployment
 
 PUTS = 100
@@ -24,14 +25,14 @@ EVERY_S = 0.02
     causes=[25],
 )
 @pytest.mark.needs("managed")
-def test_etcd_is_fast_enough_for_its_leases(etcd: Etcd, deployment: Deployment, measure):
+def test_etcd_is_fast_enough_for_its_leases(etcd: Etcd, deployment: Deployment, measure: Measure):
     """etcd answers and writes to disk fast enough to keep every lease, and its leader never changes."""
     times_ms = []
     for number in range(PUTS):
         began = time.monotonic()
         etcd.put("acceptance/health", str(number))
         times_ms.append((time.monotonic() - began) * 1000)
-        Deadline(EVERY_S, "the next write").pause(EVERY_S)
+        pause(EVERY_S, "the next write")
     etcd.delete("acceptance/health")
     metrics = prometheus.parse(etcd.metrics(), f"{etcd.url}/metrics")
     fsync_s, fsyncs = metrics.quantile("etcd_disk_wal_fsync_duration_seconds", 0.99)

@@ -8,8 +8,10 @@ from uuid import uuid4
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, pause, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.readiness import wait_until_serving
 from fixtures.outcomes import CouldNotLook
@@ -34,7 +36,7 @@ def ask(deployment: Deployment, timeout_s: float = 10) -> str | None:
     return None if answer.ok else answer.describe()
 
 
-def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure, evidence) -> None:
+def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure: Measure, evidence: Evidence) -> None:
     """SIGKILL etcd and start it again on its data after `down_s`: nothing is lost until a whole lease has passed.
 
     Raises AssertionError with what was lost, CouldNotLook when etcd was away for as long as the lease.
@@ -79,7 +81,7 @@ def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure, evidence
     by_hand="kill -KILL etcd, start it again on its data directory",
     causes=[16, 25],
 )
-def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, evidence):
+def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure: Measure, evidence: Evidence):
     """When etcd is killed and restarted within the lease, requests, registrations and processes continue."""
     ttl = max(LEASE_TTL_S, run.inventory.cluster.dynamo_lease_ttl_s)
     with run.own_deployment("module_04.restart", lease_ttl_s=ttl) as deployment:
@@ -90,7 +92,7 @@ def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure, eviden
 def default_lease(run: Run) -> Iterator[Deployment]:
     """A deployment with the lease that Dynamo asks for unless it is told otherwise, no longer fresh."""
     with run.own_deployment("module_04.default-lease", lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv") as deployment:
-        Deadline(AGE_S, "the lease to age").pause(AGE_S)
+        pause(AGE_S, "the lease to age")
         yield deployment
 
 
@@ -108,7 +110,9 @@ def default_lease(run: Run) -> Iterator[Deployment]:
     reason="A frontend ends after a 2 s loss of etcd with the default lease of 10 s. A lease of 26 s "
     "(ETCD_LEASE_TTL) outlasts it.",
 )
-def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, default_lease: Deployment, measure, evidence):
+def test_default_lease_outlasts_a_short_loss_of_etcd(
+    run: Run, default_lease: Deployment, measure: Measure, evidence: Evidence
+):
     """With Dynamo's default lease, a 2 s loss of etcd ends no process and loses no registration."""
     lose_etcd(run, default_lease, DOWN_S, measure, evidence)
 
@@ -120,7 +124,7 @@ def test_default_lease_outlasts_a_short_loss_of_etcd(run: Run, default_lease: De
     by_hand="kill -KILL etcd, wait longer than the lease, start all again",
     causes=[16],
 )
-def test_etcd_away_for_longer_than_the_lease(run: Run, measure, evidence):
+def test_etcd_away_for_longer_than_the_lease(run: Run, measure: Measure, evidence: Evidence):
     """After a loss of etcd longer than the lease, processes act as this version is known to; a restart repairs all."""
     with run.own_deployment("module_04.outage") as deployment:
         known = deployment.settings.dialect.after_etcd_outage_longer_than_lease

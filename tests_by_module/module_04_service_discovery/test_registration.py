@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.clients import http
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
@@ -30,31 +32,35 @@ CONNECT_WITHIN_S = 10
     causes=[3, 19],
 )
 @pytest.mark.smoke
-def test_workers_register_in_the_layout_of_their_version(deployment: Deployment, evidence):
+def test_workers_register_in_the_layout_of_their_version(deployment: Deployment, evidence: Evidence):
     """Each worker has its instance key and model card, in the version's layout, on its own lease."""
     dialect, declared_model = deployment.settings.dialect, deployment.settings.model_name
     workers = deployment.registered_workers()
     assert workers, f"no worker is registered in {deployment.settings.namespace}"
-    wrong = []
+    wrong = Findings()
     for worker in workers:
         evidence.text(f"worker {worker.hex_id}", f"{worker.instance_key.name}\n{worker.instance_key.value.decode()}\n")
         names = {"namespace": worker.namespace, "component": worker.component, "endpoint": dialect.worker_endpoint}
         expected_key = dialect.instance_key.format(**names, id=worker.hex_id)
         if worker.instance_key.name != expected_key:
-            wrong.append(f"the instance key is {worker.instance_key.name}, the layout says {expected_key}")
-        wrong += [f"{worker.hex_id}: instance lacks {f}" for f in dialect.instance_fields if f not in worker.instance]
+            wrong.add(f"the instance key is {worker.instance_key.name}, the layout says {expected_key}")
+        wrong.extend(
+            f"{worker.hex_id}: instance lacks {f}" for f in dialect.instance_fields if f not in worker.instance
+        )
         if worker.card is None:
-            wrong.append(f"{worker.hex_id} has an instance key and no model card: nothing can be routed to it")
+            wrong.add(f"{worker.hex_id} has an instance key and no model card: nothing can be routed to it")
             continue
-        wrong += [f"{worker.hex_id}: model card lacks {f}" for f in dialect.model_card_fields if f not in worker.card]
-        wrong += [
+        wrong.extend(
+            f"{worker.hex_id}: model card lacks {f}" for f in dialect.model_card_fields if f not in worker.card
+        )
+        wrong.extend(
             f"{key.name} hangs on lease {key.lease_id:x}, not on the worker's own {worker.hex_id}"
             for key in (worker.instance_key, worker.card_key)
             if key.lease_id != worker.instance_id
-        ]
+        )
         if worker.model_name != declared_model:
-            wrong.append(f"{worker.hex_id} serves the model {worker.model_name}, declared is {declared_model}")
-    assert not wrong, "; ".join(wrong)
+            wrong.add(f"{worker.hex_id} serves the model {worker.model_name}, declared is {declared_model}")
+    wrong.judge()
 
 
 @check(
@@ -69,7 +75,7 @@ def test_the_model_cards_files_are_served(deployment: Deployment):
     cards = {worker.hex_id: worker.card for worker in deployment.registered_workers() if worker.card}
     assert cards, f"no worker of {deployment.settings.namespace} has a model card: nothing to look at"
     wrong = [f"{name}: {each}" for name, card in cards.items() for each in files_behind(card, deployment)]
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 def files_behind(card: dict, deployment: Deployment) -> list[str]:
@@ -94,7 +100,9 @@ def files_behind(card: dict, deployment: Deployment) -> list[str]:
     by_hand="etcdctl lease timetolive LEASE --keys",
     causes=[16, 25],
 )
-def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etcd, inventory: Inventory, evidence):
+def test_leases_are_granted_as_set_and_renewed(
+    deployment: Deployment, etcd: Etcd, inventory: Inventory, evidence: Evidence
+):
     """Each worker's lease has the TTL that is set and is still alive when more than one TTL has passed."""
     expected = {
         worker.name: deployment.registered_as[worker.name] for worker in deployment.workers if worker.is_alive()
@@ -126,7 +134,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
             for name, lease in first.items()
             if lease.remaining_ttl_s > 0 and lease.granted_ttl_s != ttl
         ]
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -169,23 +177,25 @@ def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
     by_hand="on each node: curl ETCD/health",
     causes=[27],
 )
-def test_etcd_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, etcd: Etcd, evidence):
+def test_etcd_is_reached_from_every_node(
+    run: Run, inventory: Inventory, deployment: Deployment, etcd: Etcd, evidence: Evidence
+):
     """Every node reaches etcd at the data address of the node with the role, or at the address that is declared."""
     port = int(deployment.settings.etcd_url.rpartition(":")[2])
     addresses = [spec.dynamo_data_address for spec in inventory.with_role("etcd")]
     if not inventory.cluster.dynamo_managed:
         addresses = [urlsplit(deployment.settings.etcd_url).hostname]
     evidence.text("advertised client URLs", "\n".join(etcd.member_urls()))
-    wrong = []
+    wrong = Findings()
     for node in run.nodes().values():
         for address in addresses:
             argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
             done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"etcd from {node.name}"), expect=None)
             if done.rc:
                 at = f"{with_port(address, port)} ({done.last_words}); etcd advertises {etcd.member_urls()}"
-                wrong.append(f"{node.name} does not reach etcd at {at}")
+                wrong.add(f"{node.name} does not reach etcd at {at}", node=node.name)
     assert addresses, "no node has the role etcd: nothing to reach"
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 @check(
@@ -200,18 +210,18 @@ def test_no_instance_key_is_stale(run: Run, deployment: Deployment, etcd: Etcd):
     keys = instance_keys(etcd, dialect, namespace)
     assert keys, f"no instance key in {namespace}: nothing to look at"
     node = next(iter(run.nodes().values()))
-    stale = []
+    stale = Findings()
     for key in keys:
         if not key.lease_id:
-            stale.append(f"{key.name} is stale: it hangs on no lease and will never go")
+            stale.add(f"{key.name} is stale: it hangs on no lease and will never go")
             continue
         if etcd.lease(key.lease_id).remaining_ttl_s <= 0:
-            stale.append(f"{key.name} is stale: its lease is gone")
+            stale.add(f"{key.name} is stale: its lease is gone")
         address, port = split_port(key.json().get("transport", {}).get("tcp", "").partition("/")[0])
         if not address:
             continue  # the NATS request plane names a subject: its lease is all that can be asked
         argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
         done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"{key.name}"), expect=None, hidden=True)
         if done.rc:
-            stale.append(f"{key.name} is stale: no connection to {with_port(address, port)} ({done.last_words})")
-    assert not stale, "; ".join(stale)
+            stale.add(f"{key.name} is stale: no connection to {with_port(address, port)} ({done.last_words})")
+    stale.judge()

@@ -7,6 +7,9 @@ from uuid import uuid4
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import EXTRA_FIELDS, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
@@ -40,7 +43,7 @@ def registered_at(worker: RegisteredWorker) -> list[tuple[str, int]]:
     causes=[27, 73, 79],
 )
 def test_workers_register_their_own_nodes_data_address(
-    deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence
+    deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence: Evidence
 ):
     """Each worker registers the data address of its own node, neither loopback nor the management address."""
     workers = deployment.registered_workers()
@@ -49,23 +52,23 @@ def test_workers_register_their_own_nodes_data_address(
     management = {spec.dynamo_management_address: spec.name for spec in inventory.nodes}
     seen = dict(zip(nodes, in_parallel(sockets, list(nodes.values())), strict=True))
     listening = {name: {tuple(each["local"]) for each in found["listening"]} for name, found in seen.items()}
-    wrong, rows = [], []
+    wrong, rows = Findings(), []
     for worker in workers:
         for address, port in registered_at(worker):
             at = with_port(address, port)
             rows.append([worker.hex_id, at, data.get(address)])
             if ip_address(address).is_loopback:
-                wrong.append(f"worker {worker.hex_id} is registered at loopback, {at}")
+                wrong.add(f"worker {worker.hex_id} is registered at loopback, {at}")
             elif address in management:
                 name = management[address]
-                wrong.append(f"worker {worker.hex_id} is registered at {name}'s management address, {at}")
+                wrong.add(f"worker {worker.hex_id} is registered at {name}'s management address, {at}")
             elif address not in data:
-                wrong.append(f"worker {worker.hex_id} is registered at {at}, no node's data address")
+                wrong.add(f"worker {worker.hex_id} is registered at {at}, no node's data address")
             elif not listening[data[address]] & {(each, port) for each in (address, *ANY_ADDRESS)}:
-                wrong.append(f"worker {worker.hex_id} is registered at {at}, where nothing listens on {data[address]}")
+                wrong.add(f"worker {worker.hex_id} is registered at {at}, where nothing listens on {data[address]}")
     evidence.table("registered", ["worker", "address", "data address of"], rows)
     assert rows, "the workers have registered no address: nothing to look at"
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 @check(
@@ -76,7 +79,9 @@ def test_workers_register_their_own_nodes_data_address(
     causes=[27],
 )
 @pytest.mark.needs("managed")
-def test_worker_that_joins_on_another_node_serves(run: Run, deployment: Deployment, inventory: Inventory, measure):
+def test_worker_that_joins_on_another_node_serves(
+    run: Run, deployment: Deployment, inventory: Inventory, measure: Measure
+):
     """A worker that joins on a node without the frontend is found and serves requests addressed to it."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: no worker can join on another node")

@@ -15,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
 from fixtures.clients.kv_events import kv_events
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
@@ -229,7 +231,7 @@ def lose_nats(run: Run, deployment: Deployment) -> Outage:
     return Outage(*times, events, load.records, ended)
 
 
-def record_loss(run: Run, deployment: Deployment, measure, evidence) -> tuple[Outage, list[str]]:
+def record_loss(run: Run, deployment: Deployment, measure: Measure, evidence: Evidence) -> tuple[Outage, list[str]]:
     """NATS is lost: what was seen, recorded, and where it went otherwise than the fault table says, in words."""
     seen, table = lose_nats(run, deployment), fault_table(run, deployment)
     evidence.table("requests by when they were sent", HEADERS, seen.rows(table))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.kv_events import decode
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -59,7 +61,7 @@ def durable(run: Run) -> Iterator[Durable]:
     by_hand="nats stream info STREAM; nats stream view STREAM",
     causes=[1, 11],
 )
-def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
+def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence: Evidence):
     """The workers' KV events are kept in a stream on disk and match the prompt that was sent."""
     deployment, request = durable.deployment, durable.asked
     size = deployment.registered_workers()[0].card["kv_cache_block_size"]
@@ -90,7 +92,7 @@ def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence):
     by_hand="nats consumer report STREAM",
     causes=[11],
 )
-def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
+def test_the_router_consumes_durable_kv_events(durable: Durable, evidence: Evidence):
     """The frontend's router is a durable consumer of the stream and acknowledges every message."""
     deployment = durable.deployment
     with deployment.nats_client() as client:
@@ -120,7 +122,7 @@ def test_the_router_consumes_durable_kv_events(durable: Durable, evidence):
     by_hand="kill -KILL frontend, start it again, send the same prompt",
     causes=[8],
 )
-def test_durable_kv_events_are_replayed_to_a_restarted_router(durable: Durable, measure):
+def test_durable_kv_events_are_replayed_to_a_restarted_router(durable: Durable, measure: Measure):
     """A restarted router reads the stream from its beginning: an earlier prompt is a hit."""
     deployment = durable.deployment
     before = ask(deployment, durable.asked.prompt, max_tokens=2)

@@ -3,9 +3,11 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.nats import Nats as Client
 from fixtures.clients.nats import Refused, connected, monitor, stalled_subscriber
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, pause, wait_until
 from fixtures.run import Run
 from fixtures.services.control_plane import Nats
 
@@ -75,7 +77,7 @@ def test_what_is_not_acknowledged_is_delivered_again(client: Client):
     by_hand="nats stream add --max-msgs=5 --discard=new",
     causes=[11],
 )
-def test_a_full_stream_refuses_and_says_so(client: Client, evidence):
+def test_a_full_stream_refuses_and_says_so(client: Client, evidence: Evidence):
     """A full stream refuses new messages, gives the reason, and keeps what it has."""
     client.add_stream("full", max_messages=FULL)
     for each in payloads(FULL):
@@ -99,7 +101,7 @@ def test_a_full_stream_refuses_and_says_so(client: Client, evidence):
     evidence="measurement",
     by_hand="kill -KILL nats-server; start it again; nats stream info",
 )
-def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure):
+def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure: Measure):
     """A restarted server still has its streams, messages and consumer positions."""
     url = own_nats.node.reach(own_nats.url)
     with connected(url) as client:
@@ -109,7 +111,7 @@ def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure)
         client.add_consumer("kept", "reader", ack_wait_s=30)
         for message in client.fetch("kept", "reader", MESSAGES // 2, SEEN_WITHIN_S):
             client.acknowledge(message)
-    Deadline(POSITION_KEPT_AFTER_S, "the consumer's position to be on disk").pause(POSITION_KEPT_AFTER_S)
+    pause(POSITION_KEPT_AFTER_S, "the consumer's position to be on disk")
     own_nats.kill()
     run.at("module_05.restarting", own_nats)
     back = Deadline(STARTS_WITHIN_S, "NATS to be back")
@@ -134,7 +136,7 @@ def test_a_stream_on_disk_survives_the_server(run: Run, own_nats: Nats, measure)
     evidence="measurement",
     by_hand="curl MONITOR/varz | grep slow_consumers",
 )
-def test_a_slow_consumer_is_seen(own_nats: Nats, client: Client, measure):
+def test_a_slow_consumer_is_seen(own_nats: Nats, client: Client, measure: Measure):
     """A subscriber that does not read is disconnected and counted, while others are served."""
     watched = own_nats.node.reach(own_nats.monitor_url)
     before = monitor(watched, "varz")["slow_consumers"]
@@ -165,7 +167,7 @@ def test_a_slow_consumer_is_seen(own_nats: Nats, client: Client, measure):
     evidence="table",
     by_hand="curl MONITOR/varz; curl MONITOR/jsz?streams=true; curl MONITOR/connz?subs=1",
 )
-def test_the_monitor_agrees_with_the_client(own_nats: Nats, client: Client, evidence):
+def test_the_monitor_agrees_with_the_client(own_nats: Nats, client: Client, evidence: Evidence):
     """/varz, /jsz and /connz report what the client did: messages sent, stored, and subscriptions."""
     watched = own_nats.node.reach(own_nats.monitor_url)
     client.add_stream("told")

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients.nats import connected
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -29,7 +32,7 @@ def requests_over_nats(run: Run) -> Iterator[Deployment]:
     evidence="table",
     by_hand="nats sub '*.generate-*'",
 )
-def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deployment, evidence):
+def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deployment, evidence: Evidence):
     """On the request plane nats each request is one message to the subject of the worker that answers it."""
     settings = requests_over_nats.settings
     names = {"namespace": settings.namespace, "component": settings.dialect.worker_component["aggregated"]}
@@ -56,12 +59,12 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deplo
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[7],
 )
-def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, evidence):
+def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure: Measure, evidence: Evidence):
     """With requests over TCP, the loss of NATS costs no request, and KV events are recovered."""
     with run.own_deployment("module_05.events", request_plane="tcp", event_plane="nats") as deployment:
         seen, wrong = record_loss(run, deployment, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
     measure.judge()
 
 
@@ -72,9 +75,11 @@ def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure, ev
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[23],
 )
-def test_nats_lost_with_requests_over_nats_recovers(run: Run, requests_over_nats: Deployment, measure, evidence):
+def test_nats_lost_with_requests_over_nats_recovers(
+    run: Run, requests_over_nats: Deployment, measure: Measure, evidence: Evidence
+):
     """With requests over NATS, its loss delays or fails new requests only, and service comes back."""
     seen, wrong = record_loss(run, requests_over_nats, measure, evidence)
     measure("kv_events_again_s", seen.kv_events_again_s)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
     measure.judge()

@@ -7,6 +7,9 @@ from functools import partial
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients.kv_events import KvEvent
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
@@ -49,7 +52,7 @@ def until_each_has_answered(deployment: Deployment, workers: int) -> None:
     causes=[1, 12],
 )
 @pytest.mark.smoke
-def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published, evidence):
+def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published, evidence: Evidence):
     """On the event plane nats, a load appears on this version's subjects and no others; on zmq, on none."""
     settings = deployment.settings
     known = {subject_of(deployment, topic): topic for topic in settings.dialect.events.subjects}
@@ -71,7 +74,7 @@ def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, pub
     allowed = {s for s in mine if (on_nats and s in known) or (settings.request_plane == "nats" and s not in known)}
     wrong = [f"nothing was published as {known[s]} on {s}" for s in sorted(expected - mine)]
     wrong += [f"unknown to this version on this plane: {s} ({counts[s]} messages)" for s in sorted(mine - allowed)]
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -81,7 +84,7 @@ def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, pub
     by_hand="curl MONITOR/jsz?streams=true",
     causes=[11],
 )
-def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, published, evidence):
+def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, published, evidence: Evidence):
     """A version without durable KV events leaves no stream in JetStream."""
     namespace = deployment.settings.namespace
     assert published.asked, "no load: nothing could have been kept"
@@ -104,11 +107,11 @@ def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, publishe
     causes=[1, 3, 14],
 )
 @pytest.mark.needs("nats_events")
-def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence):
+def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence: Evidence):
     """Each request's blocks are published as stored, as many as its tokens fill, in one chain."""
     rows, wrong = unmatched(published.asked, published.events, published.block_sizes)
     evidence.table("stored", STORED_HEADERS, rows)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -121,7 +124,7 @@ def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence
 def test_kv_events_are_numbered_without_gaps(published):
     """Each publisher numbers its messages without gaps: none was lost and none came twice."""
     wrong = misnumbered(published.events)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +158,11 @@ def small_caches(run: Run):
     causes=[4, 5],
 )
 @pytest.mark.needs("managed")
-def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, evidence):
+def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, evidence: Evidence):
     """Two workers publish the same block hashes for the same prompt, so that a router can match them."""
     twice, events, _, sizes = small_caches
     size = max(sizes)
-    wrong = []
+    wrong = Findings()
     for one, other in (twice[:2], twice[2:]):
         assert one.worker_id != other.worker_id, (
             f"asked in turn, one worker answered both times; the workers' block sizes are {sizes}"
@@ -171,10 +174,10 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, eviden
         ]
         evidence.text(f"{whole} blocks", "\n".join(str(each) for each in prefixes))
         if not all(prefixes):
-            wrong.append(f"no chain of {whole} blocks of {size} was published by both workers")
+            wrong.add(f"no chain of {whole} blocks of {size} was published by both workers")
         elif not prefixes[0] & prefixes[1]:
-            wrong.append(f"the hashes of {whole} equal blocks differ between the workers")
-    assert not wrong, "; ".join(wrong)
+            wrong.add(f"the hashes of {whole} equal blocks differ between the workers")
+    wrong.judge()
 
 
 @check(
@@ -185,7 +188,7 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, eviden
     causes=[7, 21],
 )
 @pytest.mark.needs("managed")
-def test_what_a_full_cache_drops_is_published_as_removed(small_caches, measure):
+def test_what_a_full_cache_drops_is_published_as_removed(small_caches, measure: Measure):
     """A worker whose cache is full publishes the blocks that it drops, and never holds more than fits."""
     _, _, events, _ = small_caches
     held: dict[int, set[int]] = {}

@@ -5,6 +5,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
@@ -39,7 +42,7 @@ sys.exit(not said.startswith(b"INFO ") and f"it says {said!r}")
     by_hand="on each node: nc NATS PORT",
     causes=[27],
 )
-def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, evidence):
+def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deployment: Deployment, evidence: Evidence):
     """NATS answers every node at the data address of the node that has the role nats."""
     port = urlsplit(deployment.settings.nats_url).port or NATS_PORT
     addresses = [spec.dynamo_data_address for spec in inventory.with_role("nats")]
@@ -53,7 +56,7 @@ def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
                 wrong.append(f"{node.name} does not reach NATS at {with_port(address, port)} ({done.last_words})")
     asked = len(run.nodes()) * len(addresses)
     evidence.text("greetings", f"{asked - len(wrong)} of {asked}")
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[int, float]:
@@ -95,7 +98,7 @@ def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[in
 )
 @pytest.mark.needs("managed", "nats_events")
 def test_kv_events_of_other_nodes_reach_the_router(
-    run: Run, deployment: Deployment, inventory: Inventory, measure, evidence
+    run: Run, deployment: Deployment, inventory: Inventory, measure: Measure, evidence: Evidence
 ):
     """KV events of a worker on another node are published, and the router soon predicts a hit."""
     if not inventory.away_from_frontend:

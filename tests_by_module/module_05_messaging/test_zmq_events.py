@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvent
@@ -82,7 +85,7 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
     by_hand="etcdctl get --prefix v1/event_channels/",
     causes=[27],
 )
-def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence):
+def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence: Evidence):
     """Each worker registers a publisher of KV events, and a ZMQ publisher answers at that address."""
     evidence.table("publishers", ["worker", "address"], [list(each) for each in over_zmq.addresses.items()])
     assert len(over_zmq.addresses) == WORKERS, f"{WORKERS} workers were started, publishers are {over_zmq.addresses}"
@@ -94,7 +97,7 @@ def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence):
     evidence="subjects",
     by_hand="nats sub '>'",
 )
-def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence):
+def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence: Evidence):
     """With events over zmq and requests over tcp, the deployment sends nothing over NATS."""
     namespace = over_zmq.deployment.settings.namespace
     mine = sorted({each.subject for each in over_zmq.on_nats if namespace in each.subject})
@@ -110,12 +113,12 @@ def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence):
     by_hand="subscribe to the addresses of v1/event_channels with a ZMQ SUB socket",
     causes=[1],
 )
-def test_kv_events_over_zmq_match_the_prompts(over_zmq: OverZmq, evidence):
+def test_kv_events_over_zmq_match_the_prompts(over_zmq: OverZmq, evidence: Evidence):
     """Over zmq each request's blocks are published, as many as its tokens fill, without gaps in numbering."""
     rows, wrong = unmatched(over_zmq.asked, over_zmq.events, over_zmq.block_sizes)
     evidence.table("stored", STORED_HEADERS, rows)
     wrong += misnumbered(over_zmq.events)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @contextmanager
@@ -146,7 +149,7 @@ def through(deployment: Deployment, frontend: Frontend) -> InferenceEndpoint:
     by_hand="two frontends: send a prompt to one, then to the other",
     causes=[1, 14],
 )
-def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure):
+def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
     """A router applies events received over zmq: a prompt that another frontend routed is a hit."""
     deployment, prompt = over_zmq.deployment, unique_prompt(20)
     name = deployment.settings.dialect.metrics.kv_events_applied
@@ -174,8 +177,10 @@ def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure):
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[7],
 )
-def test_nats_lost_with_events_over_zmq_costs_nothing(run: Run, over_zmq: OverZmq, measure, evidence):
+def test_nats_lost_with_events_over_zmq_costs_nothing(
+    run: Run, over_zmq: OverZmq, measure: Measure, evidence: Evidence
+):
     """With events over zmq and requests over tcp, the loss of NATS costs no request and no KV event."""
     _, wrong = record_loss(run, over_zmq.deployment, measure, evidence)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
     measure.judge()

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
+from fixtures.basics.served import require_all_served
 from fixtures.deadline import Threads
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Tokens, Traces
@@ -36,15 +39,14 @@ def busiest(routed: Sequence[Routed], workers: int) -> tuple[float, dict[str, in
     evidence="requests by worker",
     by_hand="send unique prompts 8 at a time, count nvext.worker_id",
 )
-def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, measure, evidence):
+def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, measure: Measure, evidence: Evidence):
     """Prompts with nothing in common are spread evenly over the workers."""
     workers = len(deployment.registered_workers())
     prompts = [traces.tokens(BLOCKS * traces.block_size + 1) for _ in range(32 * workers)]
     done = at_once(deployment, prompts, traces.block_size, concurrency=4 * workers, max_tokens=8)
     share, counts = busiest(done, workers)
     evidence.table("requests by worker", ["worker", "requests"], counts.items())
-    failed = [each.error for each in done if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served(done)
     measure("busiest_of_fair_share", share, n=len(done))
     measure.judge()
 
@@ -55,7 +57,7 @@ def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, mea
     evidence="requests by worker",
     by_hand="send one hot prefix 12 at a time, count nvext.worker_id",
 )
-def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure, evidence):
+def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure: Measure, evidence: Evidence):
     """When more requests share a prefix than one worker should carry, other workers serve it, too."""
     workers = len(deployment.registered_workers())
     size = traces.block_size
@@ -65,8 +67,7 @@ def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure,
     done = at_once(deployment, prompts, size, concurrency=6 * workers, max_tokens=100)
     share, counts = busiest(done, workers)
     evidence.table("requests by worker", ["worker", "requests"], counts.items())
-    failed = [each.error for each in [first, *done] if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served([first, *done])
     measure("busiest_of_fair_share", share, n=len(done))
     measure("hit_rate", 100 * sum(bool(each.reused) for each in done) / len(done), n=len(done))
     measure.judge()
@@ -85,8 +86,7 @@ def test_salted_prompts_are_not_predicted_to_hit(deployment: Deployment, traces:
     first = send(deployment, prompt, size)
     salted = [send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two")]
     plain = send(deployment, prompt, size, pinned_to=first.worker)
-    failed = [each.error for each in (first, *salted, plain) if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served((first, *salted, plain))
     assert plain.predicted == BLOCKS, f"not even the prompt without a salt is predicted to hit: {plain.told}"
     hits = [each.told for each in salted if each.predicted]
     assert not hits, f"prompts with a cache salt are predicted to hit the cache of another: {hits[0]}"
@@ -105,8 +105,7 @@ def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: 
     prompt = traces.tokens(BLOCKS * size + 1)
     first = send(deployment, prompt, size, cache_salt="one")
     again, other = (send(deployment, prompt, size, pinned_to=first.worker, cache_salt=salt) for salt in ("one", "two"))
-    failed = [each.error for each in (first, again, other) if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served((first, again, other))
     assert again.reused, f"the same salt reuses nothing, so another proves nothing: {again.told}"
     assert not other.reused, f"a prompt with another salt reused somebody else's blocks: {other.told}"
 
@@ -120,7 +119,7 @@ def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: 
 )
 @pytest.mark.needs("managed", role="worker")
 @pytest.mark.needs("real_engine", role="worker")
-def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence):
+def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence: Evidence):
     """Every worker computes the same block hashes for the same prompt."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)

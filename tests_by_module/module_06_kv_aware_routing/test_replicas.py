@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.served import require_all_served
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Traces
 from fixtures.run import Run
@@ -53,7 +55,7 @@ def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
     evidence="requests by worker",
     by_hand="two frontends with --router-replica-sync: load a worker through one, send to the other",
 )
-def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: Traces, evidence):
+def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: Traces, evidence: Evidence):
     """With replica sync a frontend avoids a worker that another frontend has loaded; without it, it does not."""
     size = traces.block_size
     loaded = own.registered_workers()[0]
@@ -63,8 +65,7 @@ def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: 
         with kept_busy(own, traces, beside["synced-1"], STREAMS, BLOCKS, [loaded.instance_id]):
             for name, url in asked.items():
                 requests[name] = [send(own, traces.tokens(size + 1), size, url=url) for _ in range(REQUESTS)]
-    failed = [each.error for done in requests.values() for each in done if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served([each for done in requests.values() for each in done])
     counts = {name: Counter(f"{each.worker:x}" for each in done) for name, done in requests.items()}
     evidence.table(
         f"requests by worker while {loaded.hex_id} is loaded through another frontend",

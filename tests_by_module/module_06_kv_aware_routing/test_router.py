@@ -3,6 +3,7 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
 from fixtures.clients import prometheus
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.picture import Picture
@@ -45,7 +46,7 @@ def test_router_knows_what_a_worker_has_just_stored(traces: Traces):
     causes=[3, 4, 10],
 )
 @pytest.mark.needs("kv_router")
-def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces: Traces, evidence):
+def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces: Traces, evidence: Evidence):
     """Every worker registers the block size that the router uses, and receives requests."""
     workers = deployment.registered_workers()
     sizes = {worker.hex_id: (worker.card or {}).get("kv_cache_block_size") for worker in workers}
@@ -77,7 +78,7 @@ def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces:
 )
 @pytest.mark.needs("worker_port")
 def test_workers_hash_with_one_seed(
-    deployment: Deployment, picture: Picture, nodes: dict[str, Node], inventory: Inventory, evidence
+    deployment: Deployment, picture: Picture, nodes: dict[str, Node], inventory: Inventory, evidence: Evidence
 ):
     """All workers were started with the same hash seed and algorithm; an engine that needs a seed has one."""
     variable = deployment.settings.dialect.hashing.seed_variable

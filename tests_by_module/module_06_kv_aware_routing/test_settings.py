@@ -7,6 +7,8 @@ from itertools import pairwise
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.served import require_all_served
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Traces
@@ -68,8 +70,7 @@ def ask_often(own: Deployment, traces: Traces, url: str, *, blocks: int = 0) -> 
     """Prompts that nobody knows, one after the other."""
     size = traces.block_size
     done = [send(own, traces.tokens(blocks * size + 8), size, url=url) for _ in range(REQUESTS)]
-    failed = [each.error for each in done if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served(done)
     return done
 
 
@@ -85,15 +86,14 @@ def counted(done: Sequence[Routed]) -> dict[str, int]:
     causes=[15],
 )
 @pytest.mark.parametrize("setting", ["overlap-credit-0", "temperature-5"])
-def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
+def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence):
     """Without credit for overlap, or at a high temperature, a prompt does not stay on the worker that has it."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
     done = [send(own, prompt, size, url=tuned[setting]) for _ in range(REQUESTS)]
     counts = counted(done)
     evidence.table("requests by worker", ["worker", "requests"], counts.items())
-    failed = [each.error for each in done if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served(done)
     assert len(counts) == 2, (
         f"no effect of {' '.join(SETTINGS[setting])} is seen: one prompt is to go to both workers, it went to {counts}"
     )
@@ -108,7 +108,9 @@ def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str
     causes=[15],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_router_modes_choose_as_they_say(mode: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
+def test_router_modes_choose_as_they_say(
+    mode: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
+):
     """With one of two workers loaded, each router mode chooses as documented, and never by prefix hits."""
     loaded = own.registered_workers()[0].instance_id
     with kept_busy(own, traces, tuned[mode], STREAMS, STREAM_BLOCKS, [loaded]):
@@ -133,7 +135,7 @@ def test_router_modes_choose_as_they_say(mode: str, own: Deployment, tuned: dict
     by_hand="load a worker through a frontend that does not track load; send others",
 )
 def test_router_that_does_not_track_load_does_not_avoid_it(
-    own: Deployment, tuned: dict[str, str], traces: Traces, evidence
+    own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
 ):
     """A router avoids the worker that it has loaded; one that tracks no load does not."""
     loaded = own.registered_workers()[0]
@@ -174,8 +176,7 @@ def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], 
         answer = send(own, prompt, size, url=url, pinned_to=before.worker)
         return (answer if answer.predicted == 0 else None), answer.told
 
-    failed = [each.error for each in (*first, guessed) if each.error]
-    assert not failed, f"{len(failed)} requests failed: {failed[0]}"
+    require_all_served((*first, guessed))
     assert guessed.predicted == BLOCKS, (
         f"no effect of {' '.join(SETTINGS['ttl'])} is seen: {BLOCKS} blocks are to be predicted, {guessed.told}"
     )
@@ -192,7 +193,7 @@ def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], 
     evidence="answers",
     by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more",
 )
-def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str], traces: Traces, evidence):
+def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence):
     """Above the threshold a frontend refuses requests as overload; below it all are served again."""
     size, url = traces.block_size, tuned["busy"]
     workers = [each.instance_id for each in own.registered_workers()]

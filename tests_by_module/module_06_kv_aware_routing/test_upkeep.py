@@ -6,6 +6,10 @@ from contextlib import contextmanager
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.basics.served import require_all_served
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.deployments.readiness import wait_until_serving
@@ -42,7 +46,7 @@ BEYOND_LEASE_S = 3
     by_hand="a worker with few blocks; send more prefixes than fit",
     causes=[2, 7],
 )
-def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
+def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence: Evidence):
     """The router stops predicting blocks that a worker evicted, and still predicts those it kept."""
     size = traces.block_size
     trace = traces.more_prefixes_than_blocks(CAPACITY)
@@ -51,7 +55,7 @@ def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence):
         done = replay(deployment, trace, size, expected_hits(trace, size, CAPACITY), follow=True)
         removed = sum(count for (kind, _), count in events_applied(deployment).items() if kind == "removed")
     evidence.table("more prefixes than blocks", HEADERS, done.rows())
-    assert not done.failures, f"{len(done.failures)} requests failed: {done.failures[0]}"
+    require_all_served(done.routed)
     wrong = disagreements(done.routed, size)
     assert not wrong, (
         f"{len(wrong)} of {len(done.routed)} predictions are stale, workers did not reuse what was predicted: "
@@ -112,24 +116,24 @@ def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, trac
 )
 @pytest.mark.needs("multi_node")
 def test_prefixes_are_found_on_other_nodes(
-    run: Run, deployment: Deployment, inventory: Inventory, traces: Traces, evidence
+    run: Run, deployment: Deployment, inventory: Inventory, traces: Traces, evidence: Evidence
 ):
     """A prompt cached on another node is predicted there, sent there and reused there."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: there is no other node to route to")
-    size, rows, wrong = traces.block_size, [], []
+    size, rows, wrong = traces.block_size, [], Findings()
     for name in [spec.name for spec in inventory.away_from_frontend]:
         prompt = traces.tokens(BLOCKS * size + 1)
         with warm_joined_worker(run, deployment, traces, prompt, on=name) as (_, registered, _):
             chosen = send(deployment, prompt, size)
         rows.append([name, registered.hex_id, chosen.told])
         if (chosen.worker, chosen.predicted, chosen.reused) != (registered.instance_id, BLOCKS, BLOCKS * size):
-            wrong.append(
+            wrong.add(
                 f"{name}: {BLOCKS} blocks are to be predicted and reused at worker {registered.hex_id}, which had "
                 f"served the prompt: {chosen.told}"
             )
     evidence.table("a prompt that is cached on another node", ["node", "cached by", "sent again"], rows)
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 @check(
@@ -146,8 +150,7 @@ def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: T
         assert again.predicted == BLOCKS, not_predicted(registered, again)
         worker.stop(Deadline(FOLLOWS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
         after = [send(deployment, prompt, size) for _ in range(2)]
-    failed = [each.error for each in after if each.error]
-    assert not failed, f"{len(failed)} of {len(after)} requests failed after the worker had left: {failed[0]}"
+    require_all_served(after, "after the worker had left")
     assert after[0].predicted == 0, (
         f"0 blocks are to be predicted after worker {registered.hex_id} left: {after[0].told}"
     )
@@ -160,7 +163,9 @@ def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: T
     by_hand="kill -KILL -- -PGID; start it again; send its prompt again",
     causes=[7, 20],
 )
-def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deployment, traces: Traces, measure):
+def test_restarted_worker_starts_with_an_empty_index(
+    run: Run, deployment: Deployment, traces: Traces, measure: Measure
+):
     """After a worker is killed and restarted, nothing of its former cache is predicted."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
@@ -205,7 +210,7 @@ def test_restarted_worker_starts_with_an_empty_index(run: Run, deployment: Deplo
     by_hand="kill -KILL the frontend, start it again, send a known prompt",
     causes=[8, 18],
 )
-def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, measure):
+def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, measure: Measure):
     """A restarted frontend predicts what workers had cached before."""
     size = traces.block_size
     assert own.frontend is not None
@@ -240,7 +245,7 @@ def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, 
     by_hand="kill -KILL NATS, send prompts, start NATS again, send others",
     causes=[7, 14],
 )
-def test_lost_events_are_recovered(own: Deployment, traces: Traces, measure, evidence):
+def test_lost_events_are_recovered(own: Deployment, traces: Traces, measure: Measure, evidence: Evidence):
     """Events lost while NATS was away are recovered with the worker's next event."""
     size = traces.block_size
     assert own.nats is not None

@@ -11,8 +11,9 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
+from fixtures.basics.evidence import Evidence
 from fixtures.charts import fault_timeline
-from fixtures.deadline import Deadline
+from fixtures.deadline import Deadline, pause
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.placement import Placement
 from fixtures.deployments.upkeep import registered, supervise
@@ -98,7 +99,7 @@ class Loss:
         """From the fault to the end of the last of the victims' streams. Raises CouldNotLook."""
         return max(it.ended_at_s for it in self.on_victims()) - self.moment("injected").at_s
 
-    def show(self, evidence) -> None:
+    def show(self, evidence: Evidence) -> None:
         """Keep the timeline and every request that was lost."""
         title = f"{self.name.replace('_', ' ')}: what the client saw"
         evidence.svg(title, fault_timeline(title, self.requests, self.load.moments))
@@ -234,4 +235,4 @@ def _quiet_beginning(sent: NodeLoad, name: str) -> None:
 
 
 def _pause(seconds: float, what: str) -> None:
-    Deadline(seconds, what).pause(seconds)
+    pause(seconds, what)

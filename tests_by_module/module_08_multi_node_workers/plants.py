@@ -3,7 +3,7 @@
 from dataclasses import replace
 from signal import SIGSTOP
 
-from fixtures.deadline import Deadline
+from fixtures.deadline import Deadline, pause
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.parallel import ParallelPlan
 from fixtures.faults import Fault, Killed
@@ -190,7 +190,7 @@ class _Lingers(Killed):
         return None
 
     def heal(self) -> None:
-        Deadline(self.SECONDS, "it to linger").pause(self.SECONDS)
+        pause(self.SECONDS, "it to linger")
         self.service.kill()
         super().heal()
 

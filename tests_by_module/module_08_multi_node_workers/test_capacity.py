@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.deployments.placement import Placement
 from fixtures.inventory.model import Inventory
 from fixtures.load.plan import LoadPlan
@@ -62,7 +64,14 @@ def in_turns(run: Run, inventory: Inventory, spread: Placement) -> tuple[float, 
 )
 @pytest.mark.parametrize(("mode", "number"), [("kv", 11), ("least-loaded", 12)], ids=["kv", "least-loaded"])
 def test_smaller_node_is_given_less(
-    run: Run, inventory: Inventory, spread: Placement, in_turns, mode: str, number: int, measure, evidence
+    run: Run,
+    inventory: Inventory,
+    spread: Placement,
+    in_turns,
+    mode: str,
+    number: int,
+    measure: Measure,
+    evidence: Evidence,
 ):
     """A router that tracks load sends the smaller node less; one that does not sends it an equal share."""
     control, others = in_turns

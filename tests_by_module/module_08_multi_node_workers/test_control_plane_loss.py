@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.deployments.deployment import Deployment
 from fixtures.faults import NicDown, PoweredOff
 from fixtures.measure.request import COMPLETED
@@ -61,7 +63,7 @@ def cut_off(run: Run) -> NicDown:
     by_hand="pull the plug of the first frontend's node; send to the second",
     causes=[28],
 )
-def test_client_fails_over_to_the_second_frontend(frontend_lost: Loss, measure, evidence):
+def test_client_fails_over_to_the_second_frontend(frontend_lost: Loss, measure: Measure, evidence: Evidence):
     """After a frontend's node is lost, the second frontend serves every request.
 
     Streams through the lost one are lost with it, and hang unless the client has a limit of its own: counted only.
@@ -94,7 +96,7 @@ def test_client_fails_over_to_the_second_frontend(frontend_lost: Loss, measure, 
     by_hand="power on; start the frontend on the node again",
     causes=[18],
 )
-def test_frontend_that_is_back_serves(frontend_lost: Loss, measure):
+def test_frontend_that_is_back_serves(frontend_lost: Loss, measure: Measure):
     """After its node and frontend are started again, requests sent there are served there."""
     loss = frontend_lost
     back = loss.restarted or loss.moment("healed")
@@ -112,7 +114,7 @@ def test_frontend_that_is_back_serves(frontend_lost: Loss, measure):
     by_hand="ip link set PORT down on etcd's node, up again within the lease",
     causes=[16, 25],
 )
-def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measure, evidence):
+def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measure: Measure, evidence: Evidence):
     """Losing etcd's node for less than the lease costs no request and no registration."""
     loss = etcd_lost
     loss.show(evidence)
@@ -134,7 +136,7 @@ def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measu
     shows=r"ended after the loss of etcd: \{('apart-(frontend|worker)[-\d]*': 0(, )?)+\}",
     reason="Workers and frontends end when etcd is away for longer than the lease. A supervisor must restart them.",
 )
-def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Loss, evidence):
+def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Loss, evidence: Evidence):
     """Losing etcd's node for longer than the lease ends no process, also when etcd comes back.
 
     While it is away all is served: no process knows of it, since nothing answers. When it is back its leases run out.
@@ -152,7 +154,7 @@ def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Lo
     by_hand="start frontends and workers again when etcd is back",
     causes=[16],
 )
-def test_restart_heals_the_loss_of_etcd(run: Run, etcd_lost_for_long: Loss, measure):
+def test_restart_heals_the_loss_of_etcd(run: Run, etcd_lost_for_long: Loss, measure: Measure):
     """After etcd is back and what ended is restarted, as by a supervisor, every request is served."""
     loss = etcd_lost_for_long
     failed_as_known(run, loss)

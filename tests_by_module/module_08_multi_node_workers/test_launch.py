@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.deployments.deployment import Deployment
 from fixtures.deployments.launches import Launch, lint, variables
 from fixtures.deployments.parallel import EXECUTORS, Member, mistakes_in, plan
@@ -27,7 +29,12 @@ PORT = 29500
     causes=[69, 73, 77, 79],
 )
 def test_workers_are_started_for_the_data_link(
-    deployment: Deployment, picture: Picture, inventory: Inventory, nodes: dict[str, Node], node_facts, evidence
+    deployment: Deployment,
+    picture: Picture,
+    inventory: Inventory,
+    nodes: dict[str, Node],
+    node_facts,
+    evidence: Evidence,
 ):
     """Each worker's environment leads it only to the interfaces, addresses and devices of the data link."""
     workers = [each for each in picture.of_kind("worker") if each.pid is not None]
@@ -45,7 +52,7 @@ def test_workers_are_started_for_the_data_link(
     evidence.table("environment", ["worker", "node", "pid", "variable", "value"], rows)
     if not rows:
         raise CouldNotLook(f"no worker was started with any of {', '.join(names)}: there is nothing to look at")
-    assert not wrong, "; ".join(dict.fromkeys(wrong))
+    Findings(dict.fromkeys(wrong)).judge()
 
 
 @pytest.mark.needs("runtime")
@@ -60,7 +67,7 @@ def test_workers_are_started_for_the_data_link(
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("axis", ["pipeline", "tensor"])
 def test_an_engine_over_all_nodes_can_be_launched(
-    axis: str, executor: str, run: Run, engine_nodes: list[Member], evidence
+    axis: str, executor: str, run: Run, engine_nodes: list[Member], evidence: Evidence
 ):
     """An engine over all nodes can be planned: one rank per device, one master on the data link, one version."""
     devices = sum(each.devices for each in engine_nodes)
@@ -75,4 +82,4 @@ def test_an_engine_over_all_nodes_can_be_launched(
     ]
     evidence.table("launches", ["rank", "node", "command", "environment"], rows)
     wrong = mistakes_in(planned, [each.facts.name for each in engine_nodes])
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.deployments.deployment import Deployment
 from fixtures.faults import Killed, Partition, PoweredOff, SlowLink
 from fixtures.run import Run
@@ -104,7 +106,7 @@ def node_off_with_timeout(run: Run, where: Places) -> Loss:
     return switched_off(run, where, "node_off_with_timeout", "module_08.off-timed", extra_env=STREAM_TIMEOUT)
 
 
-def record_ends(loss: Loss, measure, evidence) -> None:
+def record_ends(loss: Loss, measure: Measure, evidence: Evidence) -> None:
     """Requests that hung, and when the last of the victims' streams ended. Raises CouldNotLook: they had none."""
     loss.show(evidence)
     measure("hung_requests", len(loss.hung), n=len(loss.requests))
@@ -119,7 +121,7 @@ def record_ends(loss: Loss, measure, evidence) -> None:
     by_hand="kill -KILL -- -PGID of a worker under load",
     causes=[20, 22],
 )
-def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss, measure, evidence):
+def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss, measure: Measure, evidence: Evidence):
     """A killed worker's streams end at once with an error, none hangs, and soon every request is served."""
     loss = worker_killed
     loss.show(evidence)
@@ -136,7 +138,7 @@ def test_killed_worker_costs_its_own_streams_alone(run: Run, worker_killed: Loss
     evidence="measurement",
     by_hand="start the worker again; curl FRONTEND/metrics | grep router_worker",
 )
-def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure):
+def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure: Measure):
     """A worker that is started again after SIGKILL registers and serves."""
     measure("return_s", worker_killed.return_s(worker_killed.moment("heal")))
     measure.judge()
@@ -149,7 +151,7 @@ def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure):
     by_hand="frontend with --migration-limit 1; kill -KILL -- -PGID of a worker",
     causes=[22],
 )
-def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evidence):
+def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure: Measure, evidence: Evidence):
     """With --migration-limit 1, a killed worker's streams continue on another worker, and no request is lost."""
     migrated.show(evidence)
     on_it = migrated.on_victims()
@@ -166,7 +168,9 @@ def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure, evi
     causes=[16],
 )
 @pytest.mark.needs("lab")
-def test_partition_shorter_than_the_lease_loses_nothing(run: Run, short_partition: Loss, measure, evidence):
+def test_partition_shorter_than_the_lease_loses_nothing(
+    run: Run, short_partition: Loss, measure: Measure, evidence: Evidence
+):
     """During a partition shorter than the lease, streams pause and continue, and no registration is lost."""
     loss = short_partition
     loss.show(evidence)
@@ -185,7 +189,7 @@ def test_partition_shorter_than_the_lease_loses_nothing(run: Run, short_partitio
     by_hand="tc qdisc add dev PORT root tbf rate 2mbit burst 16k latency 200ms",
 )
 @pytest.mark.needs("lab")
-def test_slow_link_loses_nothing(run: Run, slow_link: Loss, measure, evidence):
+def test_slow_link_loses_nothing(run: Run, slow_link: Loss, measure: Measure, evidence: Evidence):
     """A worker behind a slow link answers late and loses no request."""
     loss = slow_link
     loss.show(evidence)
@@ -202,7 +206,7 @@ def test_slow_link_loses_nothing(run: Run, slow_link: Loss, measure, evidence):
     by_hand="kill -KILL -- -PGID of nats-server under load, start it again",
     causes=[7],
 )
-def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure, evidence):
+def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure: Measure, evidence: Evidence):
     """With requests over TCP, clients do not notice that NATS is lost and comes back."""
     nats_lost.show(evidence)
     no_loss(nats_lost)
@@ -219,7 +223,9 @@ def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure, evidenc
 )
 @pytest.mark.needs("lab")
 @HANGS
-def test_partition_longer_than_the_lease_hangs_nothing(run: Run, long_partition: Loss, measure, evidence):
+def test_partition_longer_than_the_lease_hangs_nothing(
+    run: Run, long_partition: Loss, measure: Measure, evidence: Evidence
+):
     """Every request to a node that is partitioned for longer than the lease ends soon after the lease."""
     record_ends(long_partition, measure, evidence)
     measure.judge()
@@ -234,7 +240,7 @@ def test_partition_longer_than_the_lease_hangs_nothing(run: Run, long_partition:
 )
 @pytest.mark.needs("lab")
 def test_stream_timeout_ends_what_a_partition_would_hang(
-    run: Run, long_partition_with_timeout: Loss, measure, evidence
+    run: Run, long_partition_with_timeout: Loss, measure: Measure, evidence: Evidence
 ):
     """With the stream timeout set, every request to a partitioned node ends with an error that says so."""
     loss = long_partition_with_timeout
@@ -274,7 +280,7 @@ def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
     causes=[16, 20],
 )
 @pytest.mark.needs("lab")
-def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure):
+def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure: Measure):
     """A worker that ended after a partition serves again once it is restarted, as by a supervisor."""
     loss = long_partition_with_timeout
     since = loss.restarted or loss.moment("healed")
@@ -291,7 +297,7 @@ def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout:
 )
 @pytest.mark.needs("lab")
 @HANGS
-def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure, evidence):
+def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure: Measure, evidence: Evidence):
     """Every request to a node that loses its power ends soon after the lease."""
     record_ends(node_off, measure, evidence)
     measure.judge()
@@ -306,7 +312,7 @@ def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure, evi
 )
 @pytest.mark.needs("lab")
 def test_stream_timeout_ends_what_a_node_without_power_would_hang(
-    run: Run, node_off_with_timeout: Loss, measure, evidence
+    run: Run, node_off_with_timeout: Loss, measure: Measure, evidence: Evidence
 ):
     """With the stream timeout set, every request to a node without power ends with an error that says so."""
     loss = node_off_with_timeout
@@ -324,7 +330,7 @@ def test_stream_timeout_ends_what_a_node_without_power_would_hang(
     causes=[20],
 )
 @pytest.mark.needs("lab")
-def test_node_that_is_on_again_serves(node_off: Loss, measure):
+def test_node_that_is_on_again_serves(node_off: Loss, measure: Measure):
     """After its node is on again and it is restarted, a worker serves."""
     measure("return_s", node_off.return_s(node_off.restarted or node_off.moment("healed")))
     measure.judge()

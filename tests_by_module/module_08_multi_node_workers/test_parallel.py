@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.clients.inference import EXTRA_FIELDS, complete
 from fixtures.deadline import Deadline
 from fixtures.deployments.deployment import Deployment
@@ -50,7 +52,7 @@ def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **size
     (port,) = equipment[0].node.free_ports(1)
     alone = [replace(each, command=tuple(worker.argv())) for each, worker in zip(members, workers, strict=True)]
     planned = plan(alone, **sizes, port=port)
-    assert not (wrong := mistakes_in(planned, [each.facts.name for each in members])), "; ".join(wrong)
+    Findings(mistakes_in(planned, [each.facts.name for each in members])).judge()
     for worker, rank in zip(workers, planned.ranks, strict=True):
         worker.planned = rank.engine
     try:
@@ -79,7 +81,7 @@ def greedy(deployment: Deployment, worker: int) -> str:
     return answer.text
 
 
-def judge(run: Run, members: Sequence[Member], evidence, **sizes: int) -> None:
+def judge(run: Run, members: Sequence[Member], evidence: Evidence, **sizes: int) -> None:
     """Beside one worker on one node: what that one says is what is expected."""
     with run.own_deployment("module_08.spanning") as deployment:
         (alone,) = deployment.registered_workers()
@@ -97,7 +99,7 @@ def judge(run: Run, members: Sequence[Member], evidence, **sizes: int) -> None:
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2",
     causes=[74],
 )
-def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence):
+def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence: Evidence):
     """A pipeline-parallel engine over the nodes serves the same tokens as an engine on one node."""
     judge(run, engine_nodes, evidence, pipeline=len(engine_nodes), tensor=engine_nodes[0].devices)
 
@@ -109,6 +111,6 @@ def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Me
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2",
     causes=[74],
 )
-def test_tensor_parallel_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence):
+def test_tensor_parallel_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence: Evidence):
     """A tensor-parallel engine over the nodes serves the same tokens as an engine on one node."""
     judge(run, engine_nodes, evidence, pipeline=1, tensor=sum(each.devices for each in engine_nodes))

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.charts import fault_timeline
 from fixtures.measure.timeline import hit, lost
 from fixtures.outcomes import CouldNotLook
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed")]
     by_hand="start a worker on the other node under load",
     causes=[28],
 )
-def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measure, evidence):
+def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measure: Measure, evidence: Evidence):
     """A worker that joins on another node under load soon takes its share, and no request is lost."""
     joined, leaves = scaled.registered.at_s, scaled.signalled.at_s
     evidence.svg(
@@ -47,7 +49,7 @@ def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measu
     by_hand="kill -TERM PID of one of two workers under load",
     causes=[21],
 )
-def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure, evidence):
+def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure: Measure, evidence: Evidence):
     """A worker that leaves by SIGTERM under load finishes what it began and gets no new request."""
     leaves = scaled.signalled.at_s
     under_way = [each for each in hit(scaled.load.requests, leaves, leaves) if scaled.came in each.worker_ids]

@@ -5,6 +5,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.deployments.deployment import Deployment
 from fixtures.inventory.model import Inventory
 from fixtures.measure.timeline import lost
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.needs("multi_node", "runtime")
     causes=[28],
 )
 @pytest.mark.smoke
-def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], measure, evidence):
+def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], measure: Measure, evidence: Evidence):
     """The workers of all nodes serve different prompts in even shares, and no request is lost."""
     counts = by_worker(served.load.requests)
     by_node = {name: 0 for name in worker_nodes}
@@ -51,7 +54,7 @@ def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], me
     causes=[27],
 )
 def test_node_that_served_is_known(
-    served: Served, deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence
+    served: Served, deployment: Deployment, inventory: Inventory, nodes: dict[str, Node], evidence: Evidence
 ):
     """Each answer names its worker, and that worker is registered, listens and counts at a node's data address."""
     counts = by_worker(served.load.requests)
@@ -69,18 +72,20 @@ def test_node_that_served_is_known(
     )
     listening = {each.node: sockets(nodes[each.node])["listening"] for each in served.workers}
     ports = {worker.instance_id: worker.port for worker in deployment.registered_workers()}
-    rows, wrong = [], []
+    rows, wrong = [], Findings()
     for worker in served.workers:
         port = ports.get(worker.instance_id)
         pids = {each["pid"] for each in listening[worker.node] if each["local"] == [worker.address, port]}
         told, own = counts[worker.instance_id], served.counted.get(worker.instance_id)
         rows.append([worker.hex_id, worker.node, with_port(worker.address, port), *pids, told, own])
         if port is not None and not pids:
-            wrong.append(f"nothing listens on {with_port(worker.address, port)} of {worker.node}")
+            wrong.add(f"nothing listens on {with_port(worker.address, port)} of {worker.node}", node=worker.node)
         if told != own:
-            wrong.append(f"{told} answers name {worker.hex_id}, the process on {worker.node} counted {own}")
+            wrong.add(
+                f"{told} answers name {worker.hex_id}, the process on {worker.node} counted {own}", node=worker.node
+            )
     evidence.table("who served", ["worker", "node", "address", "pid", "answers", "counted"], rows)
-    assert not wrong, "; ".join(wrong)
+    wrong.judge()
 
 
 @check(
@@ -93,7 +98,12 @@ def test_node_that_served_is_known(
     causes=[73, 79],
 )
 def test_requests_go_over_the_data_link(
-    served: Served, deployment: Deployment, inventory: Inventory, worker_nodes: list[str], measure, evidence
+    served: Served,
+    deployment: Deployment,
+    inventory: Inventory,
+    worker_nodes: list[str],
+    measure: Measure,
+    evidence: Evidence,
 ):
     """Requests to workers on other nodes travel over the data link, and almost nothing over any other."""
     front = urlsplit(deployment.frontend_url).hostname

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.run import Run
 from fixtures.services.vllm_server import VllmServer
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
     evidence="table of servers",
     by_hand="python -m vllm.entrypoints.openai.api_server --model MODEL",
 )
-def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], measure, evidence):
+def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], measure: Measure, evidence: Evidence):
     """Two servers serve the same files of the same model by the same engine, one on each node."""
     rows, kinds = [], set()
     for server in servers:
@@ -47,7 +49,9 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
     by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both",
 )
 @pytest.mark.needs("weights")
-def test_both_servers_answer_as_the_reference(run: Run, servers: list[VllmServer], oracle: Oracle, measure, evidence):
+def test_both_servers_answer_as_the_reference(
+    run: Run, servers: list[VllmServer], oracle: Oracle, measure: Measure, evidence: Evidence
+):
     """Both servers' greedy answers, one at a time and many at once, equal those of transformers."""
     found = {}
     for server in servers:

@@ -7,6 +7,8 @@ from statistics import mean
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.deployments.deployment import Equipment
 from fixtures.load.workloads import parts
 from fixtures.run import Run
@@ -28,7 +30,7 @@ WORKLOAD = "mixed"
     by_hand="aiperf profile --streaming with two --url, and --custom-dataset-type inputs-json",
 )
 def test_aiperf_sees_what_our_client_sees(
-    run: Run, servers: list[VllmServer], client: Equipment, profile: str, measure, evidence
+    run: Run, servers: list[VllmServer], client: Equipment, profile: str, measure: Measure, evidence: Evidence
 ):
     """AIPerf completes the same requests with the same tokens as our client, and as fast."""
     part = parts(profile, WORKLOAD)[-1]  # the longest prompts at the highest load

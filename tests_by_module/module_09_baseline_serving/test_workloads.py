@@ -5,6 +5,9 @@ from statistics import mean, median, stdev
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.charts import busy_timeline
 from fixtures.load.workloads import WORKLOADS
 from fixtures.measure.baseline import LEAST_REPEATS, load, unfair
@@ -24,7 +27,7 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), py
     by_hand="a client that sends each request to the server with fewest in flight",
 )
 def test_requests_are_spread_fairly_and_none_is_lost(
-    servers: list[VllmServer], measured: MeasuredSet, measure, evidence
+    servers: list[VllmServer], measured: MeasuredSet, measure: Measure, evidence: Evidence
 ):
     """Both servers serve about the same number of requests, and every request is answered."""
     names = [server.name for server in servers]
@@ -36,7 +39,7 @@ def test_requests_are_spread_fairly_and_none_is_lost(
     )
     total = sum(counts.values())
     measure("busiest_of_fair_share", max(counts.values()) * len(names) / total if total else None, n=total)
-    assert not measured.failed(), "; ".join(measured.failed())
+    Findings(measured.failed()).judge()
     measure.judge()
 
 
@@ -46,7 +49,9 @@ def test_requests_are_spread_fairly_and_none_is_lost(
     evidence="table",
     by_hand="compare the servers' vllm:inter_token_latency_seconds",
 )
-def test_no_server_holds_the_other_back(servers: list[VllmServer], measured: MeasuredSet, measure, evidence):
+def test_no_server_holds_the_other_back(
+    servers: list[VllmServer], measured: MeasuredSet, measure: Measure, evidence: Evidence
+):
     """A token takes the same time on both servers: a slow baseline would flatter what is compared with it."""
     itl = {
         server.name: [
@@ -75,7 +80,7 @@ def test_no_server_holds_the_other_back(servers: list[VllmServer], measured: Mea
     by_hand="aiperf profile with two --url; nvidia-smi dmon, or /proc/stat, on each node",
 )
 @pytest.mark.parametrize("workload", ["prefill-heavy", "decode-heavy", "mixed", "shared-prefix"])
-def test_workload_is_measured(workload: str, measured: MeasuredSet, measure, evidence):
+def test_workload_is_measured(workload: str, measured: MeasuredSet, measure: Measure, evidence: Evidence):
     """Throughput, latencies and the load of each node are measured several times under each workload."""
     inside = [each for each in measured.measured if each.run.point.workload == workload]
     by_point = {
@@ -108,7 +113,7 @@ def test_workload_is_measured(workload: str, measured: MeasuredSet, measure, evi
     evidence="the file",
     by_hand="python -m json.tool reports/latest/baseline-*.json",
 )
-def test_baseline_is_kept_with_its_conditions(run: Run, measured: MeasuredSet, profile: str, evidence):
+def test_baseline_is_kept_with_its_conditions(run: Run, measured: MeasuredSet, profile: str, evidence: Evidence):
     """The stored baseline is what was measured, repeated often enough, under the declared workloads."""
     path = path_of(run.report_dir, profile)
     kept = load(path)
@@ -118,4 +123,4 @@ def test_baseline_is_kept_with_its_conditions(run: Run, measured: MeasuredSet, p
     found = {each.point: each.workload_sha256 for each in kept.runs}
     assert found == declared, f"{path.name} has other workloads than the profile {profile} of {WORKLOADS.name}"
     # against itself only what is wrong with it alone is left: too few repeats, failed requests, copies
-    assert not (wrong := unfair(kept, kept)), "; ".join(wrong)
+    Findings(unfair(kept, kept)).judge()

@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.charts import HEADERS, comparison_curves, comparison_rows
 from fixtures.load.workloads import profiles
 from fixtures.measure.baseline import RunSet, unfair
@@ -30,7 +33,9 @@ def compared(baseline: RunSet, apart_set: MeasuredSet) -> Comparison:
     evidence="conditions",
     by_hand="diff the conditions of two baseline files: hardware, versions, model, settings",
 )
-def test_baseline_and_dynamo_may_be_compared(baseline: RunSet, apart_set: MeasuredSet, measure, evidence):
+def test_baseline_and_dynamo_may_be_compared(
+    baseline: RunSet, apart_set: MeasuredSet, measure: Measure, evidence: Evidence
+):
     """Baseline and Dynamo ran the same hardware, engine, model and requests, repeatedly, without a failed request."""
     sides = (baseline, apart_set.runs)
     rows = [
@@ -42,7 +47,7 @@ def test_baseline_and_dynamo_may_be_compared(baseline: RunSet, apart_set: Measur
     days = (datetime.now(UTC) - baseline.measured_at).total_seconds() / 86400
     measure("baseline_age_days", days)
     wrong = unfair(*sides)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
     measure.judge()
 
 
@@ -54,7 +59,9 @@ def test_baseline_and_dynamo_may_be_compared(baseline: RunSet, apart_set: Measur
     by_hand="aiperf profile against both; compare the repeats' means with their intervals",
 )
 @pytest.mark.parametrize("workload", ["prefill-heavy", "decode-heavy", "mixed", "shared-prefix"])
-def test_dynamo_against_the_baseline(workload: str, compared: Comparison, profile: str, measure, evidence):
+def test_dynamo_against_the_baseline(
+    workload: str, compared: Comparison, profile: str, measure: Measure, evidence: Evidence
+):
     """The comparison says what is better, worse or no different, and from which prompt length and load on."""
     assert workload in profiles()[profile], f"the profile {profile} has no workload {workload}"
     evidence.note("in words", "\n".join(compared.summary(workload)))

@@ -5,6 +5,9 @@ from contextlib import suppress
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.deadline import Deadline, wait_until
 from fixtures.deployments.placement import apart
 from fixtures.oracle.ask import ask, ask_all
@@ -32,11 +35,11 @@ def whole(differences: Differences) -> None:
     by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …",
     causes=[49, 54],
 )
-def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
+def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence: Evidence):
     """One worker prefills and one decodes, each registered as such on its node, with the same model and block size."""
     dialect = sides.deployment.settings.dialect
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
-    wrong, rows, identities, block_sizes = [], [], set(), set()
+    wrong, rows, identities, block_sizes = Findings(), [], set(), set()
     for kind, worker in sides.both.items():
         files = model_files(run.equipment()[worker.node.name], worker.model.path)
         identities.add(files.identity)
@@ -47,13 +50,13 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
         told = (found and found.hex_id, files.identity[:12], card.get("kv_cache_block_size"))
         rows.append([kind, worker.node.name, component, *told])
         if component != dialect.worker_component[kind]:
-            wrong.append(f"the {kind} worker on {worker.node.name} is {component}")
+            wrong.add(f"the {kind} worker on {worker.node.name} is {component}", node=worker.node.name)
     evidence.table("workers", ["type", "node", "component", "instance", "model's files", "block"], rows)
     expected = {kind: name for name, kinds in apart(run.inventory.nodes).types.items() for kind in kinds}
-    wrong += [
+    wrong.extend(
         f"{k} is on {w.node.name}, not on {expected[k]}" for k, w in sides.both.items() if w.node.name != expected[k]
-    ]
-    assert not wrong, "; ".join(wrong)
+    )
+    wrong.judge()
     assert len(identities) == 1, f"prefill and decode do not serve the same files of the model: {rows}"
     same = len(block_sizes) == 1 and None not in block_sizes
     assert same, f"prefill and decode do not tell KV blocks of the same size, in tokens: {rows}"
@@ -69,7 +72,9 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence):
     causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights")
-def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle, allowed: float, measure, evidence):
+def test_cold_answers_are_the_reference_s(
+    cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
+):
     """Answers from transferred KV are right, from one token to the longest prompt and around block boundaries."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
@@ -87,7 +92,7 @@ def test_cold_answers_are_the_reference_s(cold: dict[str, Asked], oracle: Oracle
 )
 @pytest.mark.needs("weights")
 def test_answers_from_the_cache_are_the_reference_s(
-    sides: Sides, cold, oracle: Oracle, allowed: float, measure, evidence
+    sides: Sides, cold, oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Repeated prompts, whose blocks both sides hold already, get the same answers."""
     before = sides.counted()
@@ -110,7 +115,9 @@ def test_answers_from_the_cache_are_the_reference_s(
     causes=[34, 54],
 )
 @pytest.mark.needs("weights")
-def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, allowed: float, measure, evidence):
+def test_answers_at_once_amid_clients_that_leave(
+    crowd: Crowd, oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
+):
     """Concurrent prompts get their own answers while other clients disconnect in mid-transfer."""
     differences = oracle.differences("second", crowd.answers)
     evidence.table("answers", HEADERS, oracle.rows("second", differences))
@@ -128,7 +135,9 @@ def test_answers_at_once_amid_clients_that_leave(crowd: Crowd, oracle: Oracle, a
     by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers",
     causes=[63],
 )
-def test_clients_that_left_leave_nothing_behind(sides: Sides, crowd: Crowd, oracle: Oracle, measure, evidence):
+def test_clients_that_left_leave_nothing_behind(
+    sides: Sides, crowd: Crowd, oracle: Oracle, measure: Measure, evidence: Evidence
+):
     """After their clients disconnect, neither side goes on with the requests or keeps their blocks."""
     shortest = oracle.prompts["first"][0]
     left: dict[str, str] = {}

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.deadline import DeadlineExceeded
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import plain_copy
@@ -63,11 +66,11 @@ def bytes_per_token(run: Run, sides: Sides, files: ModelFiles) -> int:
     causes=[38, 48, 49],
 )
 def test_prefill_ran_on_the_prefill_worker(
-    cold: dict[str, Asked], bytes_per_token: int, run: Run, sides: Sides, measure, evidence
+    cold: dict[str, Asked], bytes_per_token: int, run: Run, sides: Sides, measure: Measure, evidence: Evidence
 ):
     """At every prompt length, prefill computes the prompt and decode receives its KV."""
     block = run.equipment()[sides.decode.node.name].runtime.spec.settings.block_size or 16
-    rows, wrong = [], []
+    rows, wrong = [], Findings()
     total = {"prefill": Counted(), "decode": Counted()}
     for name, asked in cold.items():
         prefill, decode = asked.counted["prefill"], asked.counted["decode"]
@@ -87,20 +90,20 @@ def test_prefill_ran_on_the_prefill_worker(
             )
         )
         if asked.tokens > block and decode.computed > block:
-            wrong.append(f"{name}: decode computed {decode.computed:g} of {asked.tokens} tokens itself")
-        wrong += [
+            wrong.add(f"{name}: decode computed {decode.computed:g} of {asked.tokens} tokens itself")
+        wrong.extend(
             f"{name}: the {side} worker counted {counted.tokens:g} of {asked.tokens} tokens"
             for side, counted in asked.counted.items()
             if counted.tokens < asked.tokens
-        ]
+        )
     evidence.table("where prompts were computed", HEADERS, rows)
     tokens = sum(asked.tokens for asked in cold.values())
     measure("decode_computed_share", total["decode"].computed / tokens, n=tokens)
     measure("prefill_counted_share", total["prefill"].tokens / tokens, n=tokens)
     expected = [int(each.counted["decode"].transferred) for each in cold.values()]
     if why := unused_kv(total["decode"].nixl_bytes, expected, bytes_per_token):
-        wrong.append(why)
-    assert not wrong, "; ".join(wrong)
+        wrong.add(why)
+    wrong.judge()
     measure.judge()
 
 
@@ -171,12 +174,12 @@ def _data_interface(inventory: Inventory, node: Node) -> str:
     by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV",
     causes=[44, 79],
 )
-def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, measure, evidence):
+def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, measure: Measure, evidence: Evidence):
     """KV takes the declared transport, by the counts of NIXL, interfaces and RDMA ports and by UCX's own log."""
-    evidence.note("the witness", str(moved.told).replace("; ", "\n"))
+    evidence.note("the witness", "\n".join(moved.told.sentences))
     declared = inventory.cluster.dynamo_kv_transport
     wrong = moved.told.against(declared)
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
     if declared == "tcp":
         measure("data_link_of_kv_bytes", moved.on_data)
     measure.judge()
@@ -191,7 +194,7 @@ def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, m
     causes=[43],
 )
 def test_kv_moves_as_fast_as_its_link_allows(
-    moved: Moved, run: Run, sides: Sides, inventory: Inventory, measure, evidence
+    moved: Moved, run: Run, sides: Sides, inventory: Inventory, measure: Measure, evidence: Evidence
 ):
     """A KV transfer takes no longer than the link between prefill and decode allows."""
     counted, decode = moved.counted, sides.decode.node
@@ -213,7 +216,9 @@ def test_kv_moves_as_fast_as_its_link_allows(
     evidence="table",
     by_hand="vllm:nixl_num_failed_transfers_total and vllm:nixl_num_failed_notifications_total of both workers",
 )
-def test_no_transfer_and_no_notification_failed(cold: dict[str, Asked], moved: Moved, sides: Sides, measure, evidence):
+def test_no_transfer_and_no_notification_failed(
+    cold: dict[str, Asked], moved: Moved, sides: Sides, measure: Measure, evidence: Evidence
+):
     """Neither side counted a failed transfer or a failed notification since it was started."""
     pages = {name: sides.page(worker) for name, worker in sides.both.items()}
     rows = [(name, page.total(NIXL_FAILED), page.total(NIXL_UNTOLD)) for name, page in pages.items()]

@@ -5,8 +5,10 @@ from contextlib import suppress
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.charts import fault_timeline
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, pause, wait_until
 from fixtures.deployments.deployment import Equipment
 from fixtures.faults import Killed, in_place
 from fixtures.load.on_node import background_load
@@ -29,7 +31,7 @@ BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
 )
 @pytest.mark.parametrize("kind", ["prefill", "decode"])
 def test_a_lost_side_hangs_nobody_and_comes_back(
-    kind: str, run: Run, sides: Sides, client: Equipment, measure, evidence
+    kind: str, run: Run, sides: Sides, client: Equipment, measure: Measure, evidence: Evidence
 ):
     """While one side is away requests fail or are served, none hangs; once it is back all are served."""
     deployment, worker = sides.deployment, sides.both[kind]
@@ -43,7 +45,7 @@ def test_a_lost_side_hangs_nobody_and_comes_back(
     ) as sent:
         sent.wait_until_completed(BEFORE, Deadline(60, "a quiet beginning"))
         with in_place(fault, sent.mark, healed_within_s=ready_s):
-            Deadline(LOST_FOR_S, "some time without it").pause(LOST_FOR_S)
+            pause(LOST_FOR_S, "some time without it")
         sides.wait_until_back(worker, registered)
         back = sent.mark(f"{kind} is back")
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.clients.answer import Answer
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
+from fixtures.deadline import Deadline, DeadlineExceeded, Threads, pause, wait_until
 from fixtures.deployments.readiness import wait_until_serving
 from fixtures.faults import Stopped, in_place
 from fixtures.oracle.ask import ask, ask_all
@@ -87,7 +89,7 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
                     wait_until(computed, deadline, every_s=0.2)
                 except deadline.Exceeded as error:
                     raise AssertionError(f"KV that nobody fetched is kept: {error}") from None
-            Deadline(pause_s, "decode to be still").pause(pause_s)
+            pause(pause_s, "decode to be still")
         answers = [[each.result() for each in crowd] for crowd in sent]
     return answers, int((sides.count_of(sides.prefill) - before).expired)
 
@@ -100,7 +102,9 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
     by_hand="kill -STOP decode for 3 s; its answers; prefill's log",
     causes=[37],
 )
-def test_a_stall_shorter_than_the_lease_loses_nothing(patient: Sides, third: Oracle, allowed: float, measure, evidence):
+def test_a_stall_shorter_than_the_lease_loses_nothing(
+    patient: Sides, third: Oracle, allowed: float, measure: Measure, evidence: Evidence
+):
     """After decode stands still for a few seconds, the prefilled KV is still there and answers are right."""
     prompts, before = third.prompts["third"], patient.counted()
     [answers], expired = while_decode_stalls(patient, prompts, pause_s=SHORT_STALL_S)
@@ -159,7 +163,9 @@ def stall(run: Run, sides: Sides, patient: Sides, files: ModelFiles, third: Orac
     by_hand="kill -STOP decode under load; vllm:nixl_num_kv_expired_reqs_total of prefill",
     causes=[37],
 )
-def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, allowed: float, measure, evidence):
+def test_kv_that_nobody_fetches_is_given_back(
+    stall: Stall, third: Oracle, allowed: float, measure: Measure, evidence: Evidence
+):
     """After decode stalls for longer than KV is kept, prefill has room again and later answers are right."""
     evidence.note("what became of the others", "\n".join(each.describe() for each in stall.others))
     differences = third.differences("third", stall.afterwards)
@@ -187,7 +193,9 @@ def test_kv_that_nobody_fetches_is_given_back(stall: Stall, third: Oracle, allow
     reason="Decode answers with HTTP 200 from KV whose lease is over (vLLM 0.26 and 0.31). A longer "
     "kv_lease_duration avoids it.",
 )
-def test_an_answer_from_expired_kv_is_none(stall: Stall, third: Oracle, allowed: float, measure, evidence):
+def test_an_answer_from_expired_kv_is_none(
+    stall: Stall, third: Oracle, allowed: float, measure: Measure, evidence: Evidence
+):
     """Decode never answers from expired KV."""
     evidence.note("what the client saw", stall.late.describe())
     if stall.late.ok:

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.kv_transfer.pair import Pair
 from fixtures.kv_transfer.side import Side
 from fixtures.probes.probe import carriers
@@ -23,18 +25,23 @@ MAPPED = ("libplugin_UCX", "libucp", "libuct")
     by_hand="python -c 'import nixl; print(nixl.nixl_agent(\"a\").backends)'",
 )
 @pytest.mark.smoke
-def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side], evidence) -> None:
+def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side], evidence: Evidence) -> None:
     """An agent with the UCX backend starts on every node."""
     evidence.nodes(*(side.node.name for side in sides))
-    found = []
+    found = Findings()
     versions = {}
     rows = []
     for side in sides:
         (process, *_) = loaded(carriers(side.node, [side.about["pid"]])["processes"])
         ucx = parse(side.log())
         if "DRAM_SEG" not in side.about["memory"].get("UCX", []):
-            found.append(f"{side.name} on {side.node.name}: no UCX backend for memory, only {side.about['memory']}")
-        found += [f"{side.name} on {side.node.name}: {name} is not mapped" for name in MAPPED if not process.has(name)]
+            found.add(
+                f"{side.name} on {side.node.name}: no UCX backend for memory, only {side.about['memory']}",
+                node=side.node.name,
+            )
+        found.extend(
+            f"{side.name} on {side.node.name}: {name} is not mapped" for name in MAPPED if not process.has(name)
+        )
         versions.setdefault((side.package_version, ucx.version), []).append(side.node.name)
         rows.append((side.name, side.node.name, side.package_version, ucx.version))
     evidence.table("NIXL on the nodes", ("end", "node", "NIXL", "UCX"), rows)
@@ -45,7 +52,7 @@ def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side],
         for plugin, why in side.do("plugins", within_s=PLUGINS_WITHIN_S)["plugins"].items()
     ]
     evidence.table("Plugins whose files NIXL lists", ("node", "plugin", "tried without parameters"), plugins)
-    assert not found, "; ".join(found)
+    found.judge()
     assert len(versions) == 1, f"nodes have different versions of NIXL or UCX: {versions}"
 
 

@@ -3,6 +3,9 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.kv_transfer.pair import Moved, Pair, scattered, whole
 from fixtures.run import Run
 
@@ -11,7 +14,7 @@ BLOCKS, BLOCK_BYTES = 1024, 4096
 OPERATIONS = ("WRITE", "READ")
 
 
-def each_size(pair: Pair, sizes: list[int], seed: int, evidence) -> list[Moved]:
+def each_size(pair: Pair, sizes: list[int], seed: int, evidence: Evidence) -> list[Moved]:
     """Each size by each operation, with bytes of its own; a table of what they took."""
     evidence.nodes(pair.near.node.name, pair.far.node.name)
     moved = [
@@ -33,11 +36,13 @@ def each_size(pair: Pair, sizes: list[int], seed: int, evidence) -> list[Moved]:
     evidence="table of sizes",
     by_hand='ask a \'{"do": "move", "operation": "WRITE", "peer": "b", …}\'; sha256sum of the memory at both ends',
 )
-def test_bytes_arrive_whole_between_two_processes(neighbours: Pair, sizes: list[int], run: Run, evidence) -> None:
+def test_bytes_arrive_whole_between_two_processes(
+    neighbours: Pair, sizes: list[int], run: Run, evidence: Evidence
+) -> None:
     """Bytes arrive intact between two processes of a node."""
     moved = each_size(neighbours, sizes, run.seed, evidence)
     found = [mistake for each in moved for mistake in each.mistakes()]
-    assert not found, "; ".join(found)
+    Findings(found).judge()
 
 
 @check(
@@ -47,11 +52,11 @@ def test_bytes_arrive_whole_between_two_processes(neighbours: Pair, sizes: list[
     by_hand="the same with one end on each node",
 )
 @pytest.mark.needs("multi_node")
-def test_bytes_arrive_whole_between_two_nodes(apart: Pair, sizes: list[int], run: Run, evidence) -> None:
+def test_bytes_arrive_whole_between_two_nodes(apart: Pair, sizes: list[int], run: Run, evidence: Evidence) -> None:
     """Bytes arrive intact between two nodes."""
     moved = each_size(apart, sizes, run.seed, evidence)
     found = [mistake for each in moved for mistake in each.mistakes()]
-    assert not found, "; ".join(found)
+    Findings(found).judge()
 
 
 @check(
@@ -60,17 +65,17 @@ def test_bytes_arrive_whole_between_two_nodes(apart: Pair, sizes: list[int], run
     evidence="measurement",
     by_hand='ask a \'{"do": "move", …, "blocks": [[OFFSET, OFFSET, 4096], …]}\'',
 )
-def test_many_small_blocks_arrive_each_in_its_place(pair: Pair, run: Run, evidence, measure) -> None:
+def test_many_small_blocks_arrive_each_in_its_place(pair: Pair, run: Run, evidence: Evidence, measure: Measure) -> None:
     """Many small blocks arrive, each in its place."""
     evidence.nodes(pair.near.node.name, pair.far.node.name)
-    found = []
+    found = Findings()
     for operation in OPERATIONS:
         many = pair.moved(operation, scattered(BLOCKS, BLOCK_BYTES), seed=run.seed, times=5)
-        found += many.mistakes()
+        found.extend(many.mistakes())
         if operation == "WRITE":
             one = pair.moved(operation, whole(BLOCKS * BLOCK_BYTES), seed=run.seed, times=5)
             measure("time_of_1024_blocks_over_one", min(many.took_s) / min(one.took_s), n=5)
-    assert not found, "; ".join(found)
+    found.judge()
     measure.judge()
 
 
@@ -81,13 +86,13 @@ def test_many_small_blocks_arrive_each_in_its_place(pair: Pair, run: Run, eviden
 )
 def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> None:
     """NIXL counts exactly the bytes that it moved."""
-    found = []
+    found = Findings()
     for operation in OPERATIONS:
         for size in sizes:
             counted = pair.done(operation, whole(size))["counted"]
             if counted != size:
-                found.append(f"{operation} of {size} bytes between {pair}: NIXL's telemetry counted {counted}")
-    assert not found, "; ".join(found)
+                found.add(f"{operation} of {size} bytes between {pair}: NIXL's telemetry counted {counted}")
+    found.judge()
 
 
 @check(
@@ -97,8 +102,8 @@ def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> No
     by_hand="the same with memory of the kind VRAM",
 )
 @pytest.mark.needs("gpu", role="worker")
-def test_gpu_memory_arrives_whole(gpu_pairs: list[Pair], sizes: list[int], run: Run, evidence) -> None:
+def test_gpu_memory_arrives_whole(gpu_pairs: list[Pair], sizes: list[int], run: Run, evidence: Evidence) -> None:
     """Bytes in GPU memory arrive intact."""
     moved = [each for pair in gpu_pairs for each in each_size(pair, sizes, run.seed, evidence)]
     found = [mistake for each in moved for mistake in each.mistakes()]
-    assert not found, "; ".join(found)
+    Findings(found).judge()

@@ -5,6 +5,8 @@ import statistics
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import COPIES, LONG_S, Pair, plain_copy, whole
 from fixtures.kv_transfer.side import Side
@@ -30,7 +32,7 @@ def best(pair: Pair) -> dict[str, Transfers]:
     return found
 
 
-def told(judged: dict[str, Judged], evidence) -> None:
+def told(judged: dict[str, Judged], evidence: Evidence) -> None:
     evidence.note("Against what lies between", "\n".join(f"{name}: {each.sentence}" for name, each in judged.items()))
 
 
@@ -48,7 +50,9 @@ def slow(judged: dict[str, Judged], measured: list[Measurement]) -> str:
     by_hand='ask a \'{"do": "move", …}\': "took_s" in its answer',
 )
 @pytest.mark.performance
-def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pair, evidence, measure) -> None:
+def test_transfers_on_one_node_are_not_far_below_a_plain_copy(
+    kv_neighbours: Pair, evidence: Evidence, measure: Measure
+) -> None:
     """Transfers on one node are nearly as fast as a plain copy."""
     evidence.nodes(kv_neighbours.near.node.name)
     near = kv_neighbours.near
@@ -77,7 +81,7 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(kv_neighbours: Pai
 @pytest.mark.needs("multi_node")
 @pytest.mark.performance
 def test_transfers_between_nodes_are_not_far_below_their_link(
-    kv_apart: Pair, run: Run, inventory: Inventory, evidence, measure
+    kv_apart: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
 ) -> None:
     """Transfers between nodes are nearly as fast as their link."""
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
@@ -128,7 +132,7 @@ def said_rates(side: Side, carried: dict[str, float]) -> Link:
 @pytest.mark.needs("multi_node", "kv_transport")
 @pytest.mark.performance
 def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
-    kv_apart: Pair, run: Run, inventory: Inventory, evidence, measure
+    kv_apart: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
 ) -> None:
     """Each KV device alone is as fast as its port and PCIe lanes allow: a degraded one would hide among others."""
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
@@ -160,7 +164,7 @@ def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
     by_hand='ask a \'{"do": "move", …, "blocks": [[0, 0, 4096]]}\' 200 times',
 )
 @pytest.mark.performance
-def test_a_small_transfer_takes_little_more_than_its_way(kv_pair: Pair, evidence, measure) -> None:
+def test_a_small_transfer_takes_little_more_than_its_way(kv_pair: Pair, evidence: Evidence, measure: Measure) -> None:
     """A small transfer adds little to the round trip of its path."""
     evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
     for_all = {op: kv_pair.done(op, whole(SMALL_BYTES), times=SMALL_TIMES)["took_s"] for op in ("WRITE", "READ")}

@@ -3,6 +3,8 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.inventory.model import Inventory
 from fixtures.kv_transfer.pair import Operation, Pair
 from fixtures.probes.probe import carriers
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.n
 )
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_by_the_declared_transport(
-    operation: Operation, kv_pair: Pair, run: Run, inventory: Inventory, evidence
+    operation: Operation, kv_pair: Pair, run: Run, inventory: Inventory, evidence: Evidence
 ) -> None:
     """KV takes the declared transport."""
     evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
@@ -40,11 +42,11 @@ def test_kv_goes_by_the_declared_transport(
         memory=kv_pair.memory,
         operation=UCX_OPERATION[operation],
     )
-    evidence.note("Which way KV went", str(seen).replace("; ", "\n"))
+    evidence.note("Which way KV went", "\n".join(seen.sentences))
     for side in ends:
         evidence.text(f"UCX in {side.name}", side.log())
     wrong = seen.against(inventory.cluster.dynamo_kv_transport or "")
-    assert not wrong, "; ".join(wrong)
+    Findings(wrong).judge()
 
 
 @check(
@@ -57,13 +59,13 @@ def test_kv_goes_by_the_declared_transport(
 @pytest.mark.needs("multi_node")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_over_the_data_link(
-    operation: Operation, kv_apart: Pair, run: Run, inventory: Inventory, evidence
+    operation: Operation, kv_apart: Pair, run: Run, inventory: Inventory, evidence: Evidence
 ) -> None:
     """KV takes the data link."""
     evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
     (asked, _), kv = counted(run, kv_apart, lambda: move(kv_apart, operation))
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
-    found, rows = [], []
+    found, rows = Findings(), []
     for counts, side in zip(kv, (kv_apart.near, kv_apart.far), strict=True):
         meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side)}
         taken = counts.rdma if rdma else counts.netdevs
@@ -72,6 +74,6 @@ def test_kv_goes_over_the_data_link(
         on_link = sum(share for name, share in shares.items() if name.split(":")[0] in meant)
         if on_link < CARRIED or sum(shares.values()) - on_link > NOT_CARRIED:
             told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01) or "nothing"
-            found.append(f"{counts.node}: the data link is {', '.join(sorted(meant))}, KV went over {told}")
+            found.add(f"the data link is {', '.join(sorted(meant))}, KV went over {told}", node=counts.node)
     evidence.table("Share of the KV by device", ("node", "device", "data link", "share"), rows)
-    assert not found, "; ".join(found)
+    found.judge()
