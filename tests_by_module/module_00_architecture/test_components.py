@@ -16,6 +16,7 @@ from fixtures.outcomes import CouldNotLook
 from fixtures.probes.capabilities import PRIVATE_NETWORK
 from fixtures.probes.offered import is_declared
 from fixtures.run import Run
+from tests_by_module.module_00_architecture.request_path import RequestPath
 
 
 @check(
@@ -225,7 +226,7 @@ def test_components_are_connected_as_the_picture_shows(picture: Picture, deploym
     by_hand="curl FRONTEND/v1/models",
     causes=[24],
 )
-def test_served_model_is_the_declared_one(deployment: Deployment, request_path):
+def test_served_model_is_the_declared_one(deployment: Deployment, request_path: RequestPath):
     """The frontend lists the declared model, others only where it is shared, and answers under its name."""
     declared = deployment.settings.model_name
     listed = listed_models(deployment.endpoint)

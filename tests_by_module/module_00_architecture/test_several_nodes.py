@@ -129,7 +129,9 @@ def test_clocks_agree(nodes: dict[str, Node], measure: Measure, evidence: Eviden
     by_hand="on each node: ip address",
     causes=[79],
 )
-def test_data_addresses_are_on_links_of_their_own(inventory: Inventory, links_of, evidence: Evidence):
+def test_data_addresses_are_on_links_of_their_own(
+    inventory: Inventory, links_of: dict[str, dict[str, Any]], evidence: Evidence
+):
     """Each node's data address is on an interface of that node, neither loopback nor the management interface."""
     wrong, rows = Findings(), []
     for spec in inventory.nodes:
@@ -178,7 +180,7 @@ def test_nodes_reach_each_others_data_addresses(nodes: dict[str, Node], evidence
     by_hand="on each node: ip link",
     causes=[68],
 )
-def test_data_links_have_one_mtu(inventory: Inventory, links_of, evidence: Evidence):
+def test_data_links_have_one_mtu(inventory: Inventory, links_of: dict[str, dict[str, Any]], evidence: Evidence):
     """The interfaces of all data addresses have the same MTU, so that no large packet is lost on the way."""
     mtus = {}
     for spec in inventory.nodes:

@@ -6,6 +6,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, complete, stream
+from fixtures.clients.tokenizer import ModelTokenizer
 from fixtures.deployments.deployment import Deployment
 from tests_by_module.module_01_first_inference.conftest import MAX_TOKENS, PROMPT
 
@@ -87,7 +88,7 @@ def test_first_completion_streamed(streamed_answer: Answer):
 )
 @pytest.mark.needs("system_port")
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tokenizer):
+def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tokenizer: ModelTokenizer):
     """usage.prompt_tokens, plain and streamed, equals the count of the model's own tokenizer."""
     expected = tokenizer.count(PROMPTS[kind])
     for send in (complete, stream):

@@ -12,7 +12,7 @@ from fixtures.clients.inference import complete
 from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.run import Run
-from tests_by_module.module_04_service_discovery.departures import departing
+from tests_by_module.module_04_service_discovery.departures import Departure, departing
 
 pytestmark = pytest.mark.needs("managed")
 
@@ -28,7 +28,7 @@ REQUESTS_AT_ONCE = 8
     by_hand="etcdctl watch --prefix v1/",
     causes=[21],
 )
-def test_events_come_in_order(departure_by_sigterm, evidence: Evidence):
+def test_events_come_in_order(departure_by_sigterm: tuple[Departure, int | None], evidence: Evidence):
     """A model card is written before its instance and deleted after it."""
     departure, _ = departure_by_sigterm
     begin = departure.events[0].at if departure.events else 0.0
@@ -56,7 +56,7 @@ def test_events_come_in_order(departure_by_sigterm, evidence: Evidence):
     by_hand="kill -TERM PID; etcdctl watch --prefix v1/instances/",
     causes=[21],
 )
-def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm, measure: Measure):
+def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm: tuple[Departure, int | None], measure: Measure):
     """After SIGTERM a worker's key is deleted at once, long before its lease expires, and it exits with 0."""
     departure, exit_status = departure_by_sigterm
     measure("key_gone_after_sigterm_s", departure.key_gone_s)

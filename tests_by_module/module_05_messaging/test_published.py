@@ -14,6 +14,7 @@ from fixtures.clients.kv_events import KvEvent
 from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.deployments.deployment import Deployment
 from fixtures.run import Run
+from tests_by_module.module_05_messaging.conftest import Published
 from tests_by_module.module_05_messaging.events import (
     STORED_HEADERS,
     ask,
@@ -52,7 +53,7 @@ def until_each_has_answered(deployment: Deployment, workers: int) -> None:
     causes=[1, 12],
 )
 @pytest.mark.smoke
-def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published, evidence: Evidence):
+def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published: Published, evidence: Evidence):
     """On the event plane nats, a load appears on this version's subjects and no others; on zmq, on none."""
     settings = deployment.settings
     known = {subject_of(deployment, topic): topic for topic in settings.dialect.events.subjects}
@@ -84,7 +85,7 @@ def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, pub
     by_hand="curl MONITOR/jsz?streams=true",
     causes=[11],
 )
-def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, published, evidence: Evidence):
+def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, published: Published, evidence: Evidence):
     """A version without durable KV events leaves no stream in JetStream."""
     namespace = deployment.settings.namespace
     assert published.asked, "no load: nothing could have been kept"
@@ -107,7 +108,7 @@ def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, publishe
     causes=[1, 3, 14],
 )
 @pytest.mark.needs("nats_events")
-def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence: Evidence):
+def test_kv_events_match_the_prompts(deployment: Deployment, published: Published, evidence: Evidence):
     """Each request's blocks are published as stored, as many as its tokens fill, in one chain."""
     rows, wrong = unmatched(published.asked, published.events, published.block_sizes)
     evidence.table("stored", STORED_HEADERS, rows)
@@ -121,7 +122,7 @@ def test_kv_events_match_the_prompts(deployment: Deployment, published, evidence
     causes=[7, 14],
 )
 @pytest.mark.needs("nats_events")
-def test_kv_events_are_numbered_without_gaps(published):
+def test_kv_events_are_numbered_without_gaps(published: Published):
     """Each publisher numbers its messages without gaps: none was lost and none came twice."""
     wrong = misnumbered(published.events)
     Findings(wrong).judge()

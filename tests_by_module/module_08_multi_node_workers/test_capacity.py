@@ -67,7 +67,7 @@ def test_smaller_node_is_given_less(
     run: Run,
     inventory: Inventory,
     spread: Placement,
-    in_turns,
+    in_turns: tuple[float, list],
     mode: str,
     number: int,
     measure: Measure,

@@ -6,7 +6,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.launches import Launch, lint, variables
+from fixtures.deployments.launches import Launch, NodeFacts, lint, variables
 from fixtures.deployments.parallel import EXECUTORS, Member, mistakes_in, plan
 from fixtures.deployments.picture import Picture
 from fixtures.inventory.model import Inventory
@@ -33,7 +33,7 @@ def test_workers_are_started_for_the_data_link(
     picture: Picture,
     inventory: Inventory,
     nodes: dict[str, Node],
-    node_facts,
+    node_facts: dict[str, NodeFacts],
     evidence: Evidence,
 ):
     """Each worker's environment leads it only to the interfaces, addresses and devices of the data link."""

@@ -92,7 +92,7 @@ def test_cold_answers_are_the_reference_s(
 )
 @pytest.mark.needs("weights")
 def test_answers_from_the_cache_are_the_reference_s(
-    sides: Sides, cold, oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
+    sides: Sides, cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Repeated prompts, whose blocks both sides hold already, get the same answers."""
     before = sides.counted()
