@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 
@@ -17,6 +18,7 @@ from fixtures.run import Run
 from tests_by_module.module_05_messaging.conftest import Published
 from tests_by_module.module_05_messaging.events import (
     STORED_HEADERS,
+    Asked,
     ask,
     chains,
     kv_events,
@@ -128,8 +130,15 @@ def test_kv_events_are_numbered_without_gaps(published: Published):
     Findings(wrong).judge()
 
 
+class SmallCaches(NamedTuple):
+    twice: list[Asked]
+    first: list[KvEvent]  # of these requests
+    events: list[KvEvent]  # of these and of the requests that filled the caches
+    block_sizes: list[int]
+
+
 @pytest.fixture(scope="module")
-def small_caches(run: Run):
+def small_caches(run: Run) -> SmallCaches:
     """Two workers with small caches, asked in turn: each of the first two prompts twice, so once on each worker."""
     settings = {
         "router_mode": "round-robin",
@@ -148,7 +157,7 @@ def small_caches(run: Run):
             first = wait_for_blocks(heard, blocks)
             asked = [ask(deployment, unique_prompt(40), max_tokens=2) for _ in range(10)]
             blocks += sum((each.tokens - 1) // max(sizes) for each in asked)
-            return twice, first, wait_for_blocks(heard, blocks), sizes
+            return SmallCaches(twice, first, wait_for_blocks(heard, blocks), sizes)
 
 
 @check(
@@ -159,7 +168,7 @@ def small_caches(run: Run):
     causes=[4, 5],
 )
 @pytest.mark.needs("managed")
-def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, evidence: Evidence):
+def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches: SmallCaches, evidence: Evidence):
     """Two workers publish the same block hashes for the same prompt, so that a router can match them."""
     twice, events, _, sizes = small_caches
     size = max(sizes)
@@ -189,7 +198,7 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches, eviden
     causes=[7, 21],
 )
 @pytest.mark.needs("managed")
-def test_what_a_full_cache_drops_is_published_as_removed(small_caches, measure: Measure):
+def test_what_a_full_cache_drops_is_published_as_removed(small_caches: SmallCaches, measure: Measure):
     """A worker whose cache is full publishes the blocks that it drops, and never holds more than fits."""
     _, _, events, _ = small_caches
     held: dict[int, set[int]] = {}
