@@ -144,6 +144,8 @@ PROBE = """<script>addEventListener("load", () => {
   const seen = {width: innerWidth, wide: document.documentElement.scrollWidth};
   const beyond = (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".wide");
   seen.beyond = [...document.querySelectorAll("body *")].filter(beyond).map((e) => `${e.tagName} ${e.className}`);
+  const widths = (which) => [...document.querySelectorAll(which)].map((e) => e.getBoundingClientRect().width);
+  seen.behaviour = Math.min(...widths(".checks > tbody > tr:not(.under) > td:nth-child(2)"));
   const form = document.querySelector("form.search");
   const rows = () => [...document.querySelectorAll(".acceptance table [data-outcome]")]
     .filter((row) => row.checkVisibility({contentVisibilityAuto: true}))
@@ -207,6 +209,7 @@ def test_a_phone_finds_its_way_on_it(reported, opened):
     shown = opened(probed)
     seen = json.loads(html.unescape(re.search(r"<title[^>]*>(.*?)</title>", shown.stdout)[1]))
     assert seen["wide"] <= seen["width"] == 390, seen["beyond"]
+    assert seen["behaviour"] > 0.8 * seen["width"]  # text that one reads without scrolling in it
     assert seen["form"] and seen["all"] == 10
     [group] = seen["groups"]
     assert re.sub(r"\s+", " ", group) == "real_engine: 2 checks in modules 00 01 no inventory in inventory/ covers it"
