@@ -44,7 +44,7 @@ def load_plants(root: Path = ROOT, site: SiteChecks | None = None) -> dict[str, 
 
 
 def plant_of(name: str, root: Path = ROOT, site: SiteChecks | None = None) -> type[Plant]:
-    """The plant of that name. Raises LookupError, which names those that are called alike."""
+    """The plant of that name. Raises LookupError, which names those that are called alike; ValueError as above."""
     plants = load_plants(root, site)
     if name not in plants:
         near = difflib.get_close_matches(name, plants, n=3, cutoff=0.5)

@@ -316,6 +316,12 @@ def test_plants_are_listed_for_a_machine_to_read(planting):
     ]
 
 
+def test_two_plants_of_one_name_are_a_usage_error(planting):
+    planting.write("tests_by_module/module_01_first_inference/plants.py", PLANTS)
+    result = planting.run("--plant", "worker_absent")
+    assert result.ret == 4 and "two plants are called worker_absent: in " in str(result.stderr)
+
+
 def test_without_a_plant_no_file_of_plants_is_read(planting):
     planting.write("tests_by_module/module_00_architecture/plants.py", "raise RuntimeError('it was read')")
     planting.run("-k", "M00-04").stdout.fnmatch_lines(["*1 passed*"])
