@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from fixtures.outcomes import CouldNotLook
+from fixtures.basics.errors import CouldNotLook
 from plugins.marks import needs_of
 from plugins.not_covered import covered_by
 from plugins.session import CHECK, RUN, settings_of

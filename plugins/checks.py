@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from fixtures.basics.check_source import KnownCheck
-from fixtures.inventory.requires import CAPABILITIES, is_required, matches
+from fixtures.cluster.inventory.requires import CAPABILITIES, is_required, matches
 
 OF_A_SITE = "; --site-checks=FOLDER brings a site's own"
 

@@ -30,8 +30,6 @@ DECLARED = {"deployment", "picture"}  # of the Run: they bring up what the inven
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Collect as --collect-only does, without a word of pytest's own between the commands."""
     if config.getoption("dry_run"):
-        import fixtures.deployments  # noqa: F401  (before pytest makes warnings errors: etcd3 warns when it is imported)
-
         config.option.collectonly = True
         config.pluginmanager.set_blocked("terminalreporter")
 
@@ -45,7 +43,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     inventory = session.config.stash.get(INVENTORY, None)
     if not session.config.getoption("dry_run") or inventory is None:
         return
-    from fixtures.deployments import plan
+    from fixtures.product.deployments import plan
 
     checks = [item for item in session.items if module_of(item) is not None]
     uses = {arguments(item, "check")["id"]: names_used(item) for item in checks}  # type: ignore[index]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from fixtures.printable import printable
+from fixtures.basics.printable import printable
 from plugins.outcomes import first_line
 from plugins.verdict import Verdict, by_reason, label
 

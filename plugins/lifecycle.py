@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.deadline import Deadline, wait_until
-from fixtures.teardown import attempted
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.teardown import attempted
 from plugins.interruption import INTERRUPTION
 from plugins.marks import may_run
 from plugins.output import clean, say

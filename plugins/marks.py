@@ -9,10 +9,10 @@ import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from fixtures.basics.check_source import CHECK_ID, MODULE, SITE_ID, TESTS
-from fixtures.catalogue import load_catalogue
-from fixtures.inventory.model import Inventory, Role
-from fixtures.inventory.requires import CAPABILITIES
-from fixtures.probes.capabilities import CapabilityTable
+from fixtures.basics.known_failures import load_catalogue
+from fixtures.cluster.inventory.model import Inventory, Role
+from fixtures.cluster.inventory.requires import CAPABILITIES
+from fixtures.cluster.probes.capabilities import CapabilityTable
 from plugins.options import only_shows
 from plugins.plants import modules_of
 from plugins.session import PLANT, settings_of
@@ -139,7 +139,7 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
     if owners.setdefault(check["id"], function) != function:
         found.append(f"check id {check['id']} is taken by {owners[check['id']]}")
     if unknown := [str(number) for number in check.get("causes", ()) if number not in catalogue]:
-        found.append(f"causes: {', '.join(unknown)} not in fixtures/catalogue.yaml")
+        found.append(f"causes: {', '.join(unknown)} not in fixtures/basics/known_failures.yaml")
     if unknown := sorted(needed - set(CAPABILITIES)):
         found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(CAPABILITIES)}")
     if defect is not None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.inventory import Inventory, InventoryError, load
-from fixtures.probes.capabilities import NODE_CAPABILITIES
+from fixtures.cluster.inventory import Inventory, InventoryError, load
+from fixtures.cluster.probes.capabilities import NODE_CAPABILITIES
 from plugins.checks import required_ids
 from plugins.marks import may_run
 from plugins.session import Settings

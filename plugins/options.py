@@ -13,9 +13,8 @@ import pytest
 
 import plugins
 from fixtures.basics.check_source import TESTS, KnownCheck, SiteChecks, read_checks
-from fixtures.measure import ThresholdError, load_thresholds
-from fixtures.measure.thresholds import Thresholds
-from fixtures.redact import hide
+from fixtures.basics.redact import hide
+from fixtures.basics.thresholds import ThresholdError, Thresholds, load_thresholds
 from plugins.checks import OF_A_SITE, required_ids
 from plugins.plants import load_plants, plant_of
 from plugins.session import INVENTORY, PLANT, SETTINGS, Settings, settings_of
@@ -206,7 +205,7 @@ def _seed(config: pytest.Config) -> int:
 
 
 def _load_inventory(path: Path) -> Any:
-    from fixtures.inventory import InventoryError, load
+    from fixtures.cluster.inventory import InventoryError, load
 
     try:
         return load(path)

@@ -12,11 +12,11 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from fixtures.basics.check_source import title_of
+from fixtures.basics.errors import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from fixtures.basics.evidence import Evidence, slugify
 from fixtures.basics.findings import FoundWrong
+from fixtures.basics.known_failures import load_catalogue
 from fixtures.basics.measure import Measure
-from fixtures.catalogue import load_catalogue
-from fixtures.outcomes import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, module_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.printable import printable
-from fixtures.redact import redact, redacted
+from fixtures.basics.printable import printable
+from fixtures.basics.redact import redact, redacted
 
 NEW_LINE = "\n"
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from fixtures.redact import redacted
+from fixtures.basics.redact import redacted
 from plugins import job_summary
 from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records

@@ -15,7 +15,7 @@ import jinja2
 import pytest
 from markupsafe import Markup
 
-from fixtures.catalogue import load_catalogue
+from fixtures.basics.known_failures import load_catalogue
 from plugins.drawing import timeline_svg, topology_svg
 from plugins.not_covered import grouped
 from plugins.options import makes_page

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from fixtures.deadline import pause
+from fixtures.basics.deadline import pause
 from plugins.outcomes import INTERRUPTED
 from plugins.record import RECORDER
 from plugins.verdict import label

@@ -11,11 +11,11 @@ import pytest
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Finding
 from fixtures.basics.measure import Measure
-from fixtures.measure import Threshold
+from fixtures.basics.measurement import Threshold
 
 if TYPE_CHECKING:
     from fixtures.basics.check_source import KnownCheck, SiteChecks
-    from fixtures.inventory.model import Inventory
+    from fixtures.cluster.inventory.model import Inventory
     from fixtures.plants.plant import Plant
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import Equipment
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.product.deployments.deployment import Equipment
 from plugins.tests.by_hand import members
 
 READY_WITHIN_S, ENDS_WITHIN_S, RUN_WITHIN_S = 60, 20, 240

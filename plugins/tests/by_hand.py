@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete
-from fixtures.deadline import Deadline, wait_until
-from fixtures.outcomes import CouldNotLook
 
 NAMESPACE = "by_hand"
 SERVICE = re.compile(r"/logs/(etcd|nats|frontend|worker-\d)\.log 2>&1 &$")

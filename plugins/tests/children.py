@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.cli.soak import CACHE, RUN_ID, left_behind
-from fixtures.deadline import Deadline, wait_until
-from fixtures.inventory import load
-from fixtures.nodes import Transcript, connect
-from fixtures.runtimes.provision import provision_runtime
+from fixtures.cluster.inventory import load
+from fixtures.cluster.nodes import Transcript, connect
+from fixtures.product.runtimes.provision import provision_runtime
 
 ROOT = Path(__file__).parents[2]
 LOCAL_INVENTORY = ROOT / "inventory" / "local.yaml"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.equipping import equip
-from fixtures.deployments.stages import RunStages
-from fixtures.inventory import load
-from fixtures.nodes import Transcript, connect
-from fixtures.runtimes.provision import to_terminal
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.cluster.inventory import load
+from fixtures.cluster.nodes import Transcript, connect
+from fixtures.product.deployments.equipping import equip
+from fixtures.product.deployments.stages import RunStages
+from fixtures.product.runtimes.provision import to_terminal
 from plugins.tests.by_default import ByDefault, by_default
 from plugins.tests.by_hand import NAMESPACE, by_hand
 from plugins.tests.children import LOCAL_INVENTORY, installed, inventory, nothing_left, start, tree

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.clients import access, http
 from fixtures.clients.inference import InferenceEndpoint, listed_models
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.bring_up import new_worker
-from fixtures.deployments.bring_up import start as start_services
-from fixtures.deployments.deployment import Deployment, discard
-from fixtures.deployments.readiness import wait_until_serving
-from fixtures.inventory import load
-from fixtures.inventory.loader import SUITE
+from fixtures.cluster.inventory import load
+from fixtures.cluster.inventory.loader import SUITE
+from fixtures.product.deployments.bring_up import new_worker
+from fixtures.product.deployments.bring_up import start as start_services
+from fixtures.product.deployments.deployment import Deployment, discard
+from fixtures.product.deployments.readiness import wait_until_serving
+from fixtures.product.services.control_plane import Etcd, Nats
+from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
-from fixtures.services.control_plane import Etcd, Nats
-from fixtures.services.dynamo import Frontend
 from fixtures.tests import proxy as proxy_script
 from fixtures.tests.certificates import Certificates, certificates
 from fixtures.tests.guarded import GuardedNats, TlsEtcd

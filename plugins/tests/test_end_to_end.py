@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.cli.soak import CACHE, left_behind, processes_of
 from fixtures.clients.etcd import Etcd
-from fixtures.deadline import Deadline, wait_until
 from fixtures.tests.sshd import free_port
 from plugins.tests.children import ROOT, Child, installed, inventory, nothing_left, start, tree
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.cli.soak import CACHE, RUN_ID
-from fixtures.deadline import Deadline, wait_until
 from plugins.tests.children import nothing_left, start, tree
 
 __all__ = ["start", "tree"]  # fixtures

@@ -52,7 +52,7 @@ WAITS = {
 MODULE = """
 import asyncio, os, pathlib, queue, select, socket, subprocess, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from fixtures.deadline import Deadline
+from fixtures.basics.deadline import Deadline
 
 async def task():
     await asyncio.gather(asyncio.sleep(60), asyncio.to_thread(time.sleep, 1))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.deadline import Deadline, wait_until
-from fixtures.nodes.agent.processes import stat
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.on_nodes.agent.processes import stat
 from plugins.tests.children import Child, start, tree
 
 __all__ = ["start", "tree"]  # fixtures

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fixtures.inventory import load
+from fixtures.cluster.inventory import load
 from plugins.not_covered import grouped, inventories
 from plugins.tests.conftest import INVENTORY
 

@@ -9,8 +9,8 @@ GREEN = """
 """
 
 ROWS = """
-    from fixtures.outcomes import BlockedByHardware, BringUpFailed
-    from fixtures.nodes.errors import RemoteError
+    from fixtures.basics.errors import BlockedByHardware, BringUpFailed
+    from fixtures.cluster.nodes.errors import RemoteError
 
     @pytest.fixture
     def broken():
@@ -138,7 +138,7 @@ def test_every_row_of_the_table(suite, args):
     ("body", "status", "word"),
     [
         ("pass", 0, "ACCEPTED"),
-        ("from fixtures.outcomes import BlockedByHardware as B; raise B('x')", 6, "INCOMPLETE"),  # no check ran
+        ("from fixtures.basics.errors import BlockedByHardware as B; raise B('x')", 6, "INCOMPLETE"),  # no check ran
         ("raise KeyboardInterrupt", 2, "INCOMPLETE"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 2, "INCOMPLETE"),
         ("pytest.exit('enough')", 2, "INCOMPLETE"),
@@ -157,7 +157,7 @@ def test_a_known_defect_and_a_hardware_limit_do_not_reject(suite):
     suite.module(
         0,
         """
-        from fixtures.outcomes import BlockedByHardware
+        from fixtures.basics.errors import BlockedByHardware
         @pytest.mark.check("M00-01")
         def test_green(): pass
         @pytest.mark.check("M00-02")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from fixtures.catalogue import load_catalogue
-from fixtures.deployments.stages import DECLARED
+from fixtures.basics.known_failures import load_catalogue
 from fixtures.plants.plant import Plant
+from fixtures.product.deployments.stages import DECLARED
 from fixtures.tests.module_source import TESTS, checks_of
 from plugins.plants import CAUGHT, IN_PART, NOT_CAUGHT, judge, load_plants, modules_of
 from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite, short_form
@@ -71,7 +71,9 @@ def test_plants_name_checks_and_failures_that_exist() -> None:
     for plant in PLANTS.values():
         assert plant.catches and all(plant.catches.values()), f"{plant.name} catches nothing, or says no word"
         assert plant.catches.keys() <= known, f"{plant.name}: there is no {plant.catches.keys() - known}"
-        assert failures.issuperset(plant.failures), f"{plant.name}: not in fixtures/catalogue.yaml: {plant.failures}"
+        assert failures.issuperset(plant.failures), (
+            f"{plant.name}: not in fixtures/basics/known_failures.yaml: {plant.failures}"
+        )
         assert plant.inventory in inventories, f"{plant.name}: there is no inventory/{plant.inventory}.yaml"
         assert plant.does.endswith("."), f"{plant.name}: its docstring begins with no sentence: {plant.does!r}"
 

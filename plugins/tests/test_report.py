@@ -14,7 +14,7 @@ FILTER = (ROOT / "reports" / "templates" / "filter.js").read_text(encoding="utf-
 XSS = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 TESTS = f"""
-    from fixtures.outcomes import BringUpFailed, BlockedByHardware
+    from fixtures.basics.errors import BringUpFailed, BlockedByHardware
     XSS = {XSS!r}
 
     @pytest.mark.check("M00-01")

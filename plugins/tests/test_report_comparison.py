@@ -9,10 +9,12 @@ import pytest
 # seen on one H200: prefill and decode on one GPU, every answer HTTP 200; its aggregated twin beside it. It was recorded
 # once: repeats and their scatter of 10 % either way are made up
 SEEN = """
-    from fixtures.charts import HEADERS, comparison_curves, comparison_rows
-    from fixtures.measure.baseline import Point
-    from fixtures.measure.comparison import compare, worse_than_allowed
-    from fixtures.measure.kv_transfer import Link, Transfers, judge_transfers
+    from fixtures.baseline.curves import HEADERS
+    from fixtures.baseline.curves import comparison_curves
+    from fixtures.baseline.curves import comparison_rows
+    from fixtures.load.point import Point
+    from fixtures.baseline.comparison import compare, worse_than_allowed
+    from fixtures.kv.floor import Link, Transfers, judge_transfers
     from fixtures.tests.run_sets import TYPICAL, run, runs
 
     def served(name, tokens_per_s, ttft_ms):

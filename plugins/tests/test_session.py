@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fixtures.deadline import Deadline, wait_until
+from fixtures.basics.deadline import Deadline, wait_until
 from plugins.tests.conftest import CONFTEST
 
 MODULE = """

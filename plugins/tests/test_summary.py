@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 BLOCKED = """
-    from fixtures.outcomes import BringUpFailed
+    from fixtures.basics.errors import BringUpFailed
     REASON = "etcd did not start\\nlast line of its log: " + "x" * 300
 
     @pytest.fixture

@@ -13,7 +13,7 @@ COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 
 TESTS = f"""
     import logging, warnings
-    from fixtures.outcomes import BringUpFailed, BlockedByHardware, CouldNotLook
+    from fixtures.basics.errors import BringUpFailed, BlockedByHardware, CouldNotLook
     SAYS = {SAYS!r}
 
     @pytest.mark.check("M00-01")

@@ -84,7 +84,7 @@ def test_wrong_markers_are_all_told(suite, args):
         "test_no_id: no check id",
         "check id M01-01 is not of this module",
         "test_second: check id M00-02 is taken by tests_by_module/module_00_fake/test_it.py::test_first",
-        "causes: 9999 not in fixtures/catalogue.yaml",
+        "causes: 9999 not in fixtures/basics/known_failures.yaml",
         "needs: unknown capability gpuu; known are",
         "versions 'all' is not a PEP 440 specifier",
         "shows '(' is not a regular expression",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_00_architecture.request_path import RequestPath, follow, workers_on_the_way
 
 

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import in_parallel
-from fixtures.nodes import Node
-from fixtures.nodes.answers import Port, Text, fitting, told
-from fixtures.nodes.conversation import Conversation
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.parallel import in_parallel
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.nodes.answers import Port, Text, fitting, told
+from fixtures.cluster.nodes.conversation import Conversation
 
 LISTENS_WITHIN_S, CONNECTS_WITHIN_S = 20, 30
 # says its port, or why it has none, and takes connections until its stdin ends

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.inventory.model import Inventory
-from fixtures.nodes import Node
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
 from fixtures.plants.plant import EnvPlant, Plant, SettingsPlant
 from fixtures.plants.processes import OtherModelName
 from fixtures.plants.proxy import CorruptingProxy, Exchange
-from fixtures.runtimes.provision import ServedModel
-from fixtures.services.control_plane import Nats
-from fixtures.services.dynamo import Worker
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.runtimes.provision import ServedModel
+from fixtures.product.services.control_plane import Nats
+from fixtures.product.services.dynamo import Worker
 
 OTHER_LOOPBACK = "127.0.0.2"
 

@@ -3,11 +3,11 @@
 import uuid
 from dataclasses import dataclass
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.clients.inference import Answer, complete
 from fixtures.clients.prometheus import Metrics
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.deployments.deployment import Deployment
 
 # a hop counts when it has finished with a request, which may be just after the client has its answer
 COUNTED_WITHIN_S = 2

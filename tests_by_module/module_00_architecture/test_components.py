@@ -3,18 +3,18 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.clients.inference import listed_models
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.offered import look
-from fixtures.deployments.picture import ANY_ADDRESS, Component, Picture
-from fixtures.deployments.registry import event_channels_of
-from fixtures.inventory.model import Inventory
-from fixtures.nodes.addresses import split_port
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.capabilities import PRIVATE_NETWORK
-from fixtures.probes.offered import is_declared
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes.addresses import split_port
+from fixtures.cluster.probes.capabilities import PRIVATE_NETWORK
+from fixtures.cluster.probes.offered import is_declared
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.offered import look
+from fixtures.product.deployments.registry import event_channels_of
+from fixtures.product.deployments.topology import ANY_ADDRESS, Component, Picture
 from fixtures.run import Run
 from tests_by_module.module_00_architecture.request_path import RequestPath
 

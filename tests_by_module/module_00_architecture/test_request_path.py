@@ -5,8 +5,8 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_00_architecture.request_path import RequestPath, workers_on_the_way
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import in_parallel
-from fixtures.inventory.model import Inventory, NodeSpec
-from fixtures.nodes import Node
-from fixtures.nodes.clock import read_wall_clock
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import interface_of, links
+from fixtures.basics.parallel import in_parallel
+from fixtures.cluster.inventory.model import Inventory, NodeSpec
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.nodes.clock import read_wall_clock
+from fixtures.cluster.probes.probe import interface_of, links
 from fixtures.run import Run
 from tests_by_module.module_00_architecture.mesh import unreached
 

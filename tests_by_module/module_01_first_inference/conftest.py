@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.clients.inference import Answer, complete, stream
 from fixtures.clients.tokenizer import ModelTokenizer
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 
 PROMPT = "The quick brown fox jumps over the lazy dog, and then"
 MAX_TOKENS = 8

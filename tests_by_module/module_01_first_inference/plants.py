@@ -4,14 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import RuntimeSpec
-from fixtures.nodes import Node
+from fixtures.cluster.inventory.model import RuntimeSpec
+from fixtures.cluster.nodes import Node
 from fixtures.plants.answers import InOneChunk, Miscounted
 from fixtures.plants.plant import Plant
 from fixtures.plants.processes import started_late
 from fixtures.plants.proxy import CorruptingProxy, Events, Exchange
-from fixtures.runtimes.provision import Runtime
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.runtimes.provision import Runtime
 
 
 class WrongRuntimeVersion(Plant):

@@ -7,7 +7,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, complete, stream
 from fixtures.clients.tokenizer import ModelTokenizer
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_01_first_inference.conftest import MAX_TOKENS, PROMPT
 
 CHAT = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Which animal jumps?"}]

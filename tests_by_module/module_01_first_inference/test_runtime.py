@@ -3,12 +3,12 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.deadline import Deadline
-from fixtures.inventory.model import Inventory
-from fixtures.outcomes import CouldNotLook
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.run import Run
 
 IMPORT_WITHIN_S = 120

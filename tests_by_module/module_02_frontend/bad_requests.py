@@ -10,8 +10,8 @@ from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
+from fixtures.basics.printable import head
 from fixtures.clients import http
-from fixtures.printable import head
 
 HERE = Path(__file__).parent
 CHAT = "/v1/chat/completions"

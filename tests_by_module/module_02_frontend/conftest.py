@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.clients.http import admitted, tls
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, expected_errors, plain_client
 

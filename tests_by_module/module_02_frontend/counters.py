@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.clients import prometheus
 from fixtures.clients.prometheus import Metrics
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 
 FRONTEND = "dynamo_frontend_"
 STARTED, REQUESTS = f"{FRONTEND}requests_started_total", f"{FRONTEND}requests_total"

@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Threads
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.printable import head
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
-from fixtures.deadline import Threads
-from fixtures.deployments.deployment import Deployment
-from fixtures.printable import head
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_02_frontend.bad_requests import (
     CHAT,
     JSON,

@@ -3,13 +3,13 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import Deployment
+from fixtures.load.from_here import LEFT, RequestRecord, run_load
 from fixtures.load.plan import plan
-from fixtures.load.runner import LEFT, RequestRecord, run_load
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.counters import (
     CANCELLED,

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.readiness import wait_until_serving
 from fixtures.load.plan import ORDINARY_TOKENS
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, TokenBudget
 

@@ -8,9 +8,9 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
-from fixtures.deployments.deployment import Deployment
+from fixtures.load.from_here import COMPLETED, run_load
 from fixtures.load.plan import plan
-from fixtures.load.runner import COMPLETED, run_load
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import CHAT, good_chat
 from tests_by_module.module_02_frontend.counters import (

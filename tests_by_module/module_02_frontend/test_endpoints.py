@@ -8,7 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import for_version
 

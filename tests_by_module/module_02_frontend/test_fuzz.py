@@ -12,8 +12,8 @@ from hypothesis.errors import FlakyFailure
 
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.printable import head
 from fixtures.clients.inference import complete
-from fixtures.printable import head
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import CHAT, JSON, plain_client
 

@@ -4,12 +4,12 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.http import client
 from fixtures.clients.inference import InferenceEndpoint, complete
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 
 KNOWS_WITHIN_S = 10

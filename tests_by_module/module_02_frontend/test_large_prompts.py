@@ -10,11 +10,11 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
+from fixtures.basics.printable import head
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.load.plan import ORDINARY_TOKENS
-from fixtures.printable import head
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, LargePrompt, LargePrompts, Refusal
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, complete
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.load.from_here import RequestRecord, run_load
 from fixtures.load.plan import plan
-from fixtures.load.runner import RequestRecord, run_load
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.counters import FIRST_TOKENS
 

@@ -6,8 +6,8 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint
+from fixtures.load.from_here import COMPLETED, FAILED, HUNG, outcomes, run_load
 from fixtures.load.plan import plan
-from fixtures.load.runner import COMPLETED, FAILED, HUNG, outcomes, run_load
 from fixtures.run import Run
 
 STREAMS = 256

@@ -7,7 +7,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 
 MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
 TEXT = "The quick brown fox"

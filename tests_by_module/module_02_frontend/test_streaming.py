@@ -8,8 +8,8 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.basics.redact import tail
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
-from fixtures.redact import tail
 
 MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
 PROMPTS = {"chat": MESSAGES, "completion": "The quick brown fox"}

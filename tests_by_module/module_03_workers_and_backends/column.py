@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.clients.kv_events import KvEvent, kv_events
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import RuntimeSpec
+from fixtures.cluster.inventory.model import RuntimeSpec
+from fixtures.cluster.probes.probe import families, footprint
+from fixtures.load.from_here import RequestRecord, run_load
 from fixtures.load.plan import ORDINARY_TOKENS, plan
-from fixtures.load.runner import RequestRecord, run_load
 from fixtures.load.traces import Traces
-from fixtures.probes.probe import families, footprint
-from fixtures.services.dynamo import Worker
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.services.dynamo import Worker
 from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
 from tests_by_module.module_03_workers_and_backends.oracle import Compared
 

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from fixtures.deadline import DeadlineExceeded
-from fixtures.inventory.model import Inventory
-from fixtures.outcomes import BringUpFailed
+from fixtures.basics.deadline import DeadlineExceeded
+from fixtures.basics.errors import BringUpFailed
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from fixtures.services.base import ServiceFailed
 from tests_by_module.module_03_workers_and_backends.column import Column, end, look
 from tests_by_module.module_03_workers_and_backends.oracle import judged
 

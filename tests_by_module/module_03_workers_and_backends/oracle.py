@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from math import inf
 
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import RuntimeSpec
-from fixtures.measure.kv_transfer import served_dtype
-from fixtures.oracle.ask import answered, ask_all
-from fixtures.oracle.compare import Comparison, Tolerance, compare
-from fixtures.oracle.prompts import prompt_set
-from fixtures.oracle.reference import reference
+from fixtures.answers.ask import answered, ask_all
+from fixtures.answers.compare import Comparison, Tolerance, compare
+from fixtures.answers.prompts import prompt_set
+from fixtures.answers.reference import reference
+from fixtures.basics.deadline import Deadline
+from fixtures.cluster.inventory.dtypes import served_dtype
+from fixtures.cluster.inventory.model import RuntimeSpec
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 
 TOKENS, LONGEST_BLOCKS = 24, 20

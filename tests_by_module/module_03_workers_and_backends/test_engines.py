@@ -5,7 +5,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.services.engines import ENGINES
+from fixtures.product.services.engines import ENGINES
 from tests_by_module.module_03_workers_and_backends.column import Column
 from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_by_side
 

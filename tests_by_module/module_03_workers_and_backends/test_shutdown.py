@@ -5,7 +5,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.load.runner import COMPLETED
+from fixtures.load.from_here import COMPLETED
 from tests_by_module.module_03_workers_and_backends.column import Column, Ended
 
 pytestmark = pytest.mark.needs("managed")

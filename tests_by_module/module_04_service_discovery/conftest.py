@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.clients.etcd import Etcd
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_04_service_discovery.departures import Departure, departing
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.clients.etcd import Event, Watch
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.registry import RegisteredWorker, keys_of
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.registry import RegisteredWorker, keys_of
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from fixtures.services.dynamo import Worker
 
 # how long a key may outlive its lease before one stops looking: far beyond the bound that judges it
 LOOK_BEYOND_TTL_S = 10

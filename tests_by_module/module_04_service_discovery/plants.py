@@ -2,14 +2,14 @@
 
 import signal
 
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.plants.background import Background, LeasesRenewed
 from fixtures.plants.lab import OnTheLab, Unreachable
 from fixtures.plants.plant import Plant, SettingsPlant, point, with_env
 from fixtures.plants.processes import JoiningWorkerCrashes
-from fixtures.services.control_plane import Etcd
-from fixtures.services.dynamo import Worker
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.services.control_plane import Etcd
+from fixtures.product.services.dynamo import Worker
 
 OTHER_LOOPBACK = "127.0.0.2"
 

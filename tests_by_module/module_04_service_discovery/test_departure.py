@@ -6,11 +6,11 @@ from uuid import uuid4
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.run import Run
 from tests_by_module.module_04_service_discovery.departures import Departure, departing
 

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import pause
 from fixtures.basics.measure import Measure
 from fixtures.clients import prometheus
 from fixtures.clients.etcd import Etcd
-from fixtures.deadline import pause
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 
 PUTS = 100
 # spread over the life of the shortest lease: a stall between two bursts of writes would not be seen

@@ -8,13 +8,13 @@ from uuid import uuid4
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, pause, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.deadline import Deadline, DeadlineExceeded, pause, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.readiness import wait_until_serving
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 
 pytestmark = pytest.mark.needs("managed")

@@ -8,16 +8,16 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.clients import http
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.registry import instance_keys, registered_workers
-from fixtures.inventory.model import Inventory
-from fixtures.nodes.addresses import split_port, with_port
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes.addresses import split_port, with_port
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.registry import instance_keys, registered_workers
 from fixtures.run import Run
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()"

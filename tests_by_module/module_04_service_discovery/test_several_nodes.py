@@ -7,18 +7,19 @@ from uuid import uuid4
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.parallel import in_parallel
 from fixtures.clients.inference import EXTRA_FIELDS, complete
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel
-from fixtures.deployments.registry import RegisteredWorker
-from fixtures.inventory.model import Inventory
-from fixtures.nodes import Node
-from fixtures.nodes.addresses import with_port
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import sockets
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.nodes.addresses import with_port
+from fixtures.cluster.probes.probe import sockets
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.registry import RegisteredWorker
 from fixtures.run import Run
 
 pytestmark = pytest.mark.needs("multi_node")

@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 
+from fixtures.basics.deadline import Deadline
 from fixtures.clients.kv_events import KvEvent
 from fixtures.clients.nats import Message, connected
 from fixtures.clients.nats import Nats as Client
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.services.control_plane import Nats
 from fixtures.run import Run
-from fixtures.services.control_plane import Nats
 from tests_by_module.module_05_messaging.events import (
     Asked,
     block_sizes,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.clients.inference import Answer, complete
 from fixtures.clients.kv_events import KvEvent, decode
 from fixtures.clients.nats import Message, Nats
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 
 # events leave a worker some milliseconds after the answer has
 PUBLISHED_WITHIN_S = 5

@@ -15,15 +15,15 @@ from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
 from fixtures.clients.kv_events import kv_events
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.deployments.deployment import Deployment
+from fixtures.load.from_here import COMPLETED, FAILED, HUNG, RequestRecord, run_load
 from fixtures.load.plan import PlannedRequest, plan
-from fixtures.load.runner import COMPLETED, FAILED, HUNG, RequestRecord, run_load
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import subject_of, unique_prompt
 

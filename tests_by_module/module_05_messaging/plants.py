@@ -1,16 +1,16 @@
 """Plants that prove the checks of module 05."""
 
+from fixtures.basics.deadline import Deadline
 from fixtures.clients.nats import Message
 from fixtures.clients.nats import Nats as Client
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.stages import DECLARED
 from fixtures.plants.lab import Unreachable
 from fixtures.plants.plant import Plant, SettingsPlant, point, with_argv
 from fixtures.plants.processes import WithoutPrefixCaching
 from fixtures.plants.wire import OnTheWire
-from fixtures.services.control_plane import Nats
-from fixtures.services.dynamo import Worker
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.stages import DECLARED
+from fixtures.product.services.control_plane import Nats
+from fixtures.product.services.dynamo import Worker
 
 # of the module's own deployments all but "events", which are compared with the run's own
 EVERYWHERE = (DECLARED, "module_05.durable", "module_05.requests", "module_05.zmq", "module_05.caches")

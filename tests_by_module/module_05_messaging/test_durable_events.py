@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.kv_events import decode
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.readiness import wait_until_serving
-from fixtures.dynamo_versions import dialect
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
     Asked,

@@ -3,13 +3,13 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, pause, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.nats import Nats as Client
 from fixtures.clients.nats import Refused, connected, monitor, stalled_subscriber
-from fixtures.deadline import Deadline, DeadlineExceeded, pause, wait_until
+from fixtures.product.services.control_plane import Nats
 from fixtures.run import Run
-from fixtures.services.control_plane import Nats
 
 pytestmark = pytest.mark.needs("managed")
 

@@ -9,7 +9,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients.nats import connected
-from fixtures.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import ask, unique_prompt
 from tests_by_module.module_05_messaging.outage import record_loss

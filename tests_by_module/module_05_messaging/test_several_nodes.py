@@ -5,17 +5,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.inventory.model import Inventory
-from fixtures.nodes.addresses import with_port
-from fixtures.outcomes import CouldNotLook
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes.addresses import with_port
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.services.control_plane import NATS_PORT
 from fixtures.run import Run
-from fixtures.services.control_plane import NATS_PORT
 from tests_by_module.module_05_messaging.events import (
     PUBLISHED_WITHIN_S,
     kv_events,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import BringUpFailed
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -15,11 +17,9 @@ from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvent
 from fixtures.clients.nats import Message, connected
 from fixtures.clients.zmq_events import NobodyPublishes, zmq_kv_events
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.outcomes import BringUpFailed
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
-from fixtures.services.dynamo import Frontend
 from tests_by_module.module_05_messaging.events import (
     PUBLISHED_WITHIN_S,
     STORED_HEADERS,

@@ -6,16 +6,17 @@ from contextlib import contextmanager
 from functools import partial
 from math import inf
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
+from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.parallel import in_parallel
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment, in_parallel, kill
+from fixtures.load.from_here import LEFT, run_load
 from fixtures.load.plan import PlannedRequest
-from fixtures.load.runner import LEFT, run_load
 from fixtures.load.traces import Traces
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment, kill
+from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
-from fixtures.services.dynamo import Frontend
 from tests_by_module.module_06_kv_aware_routing.routing import send
 
 IN_FLIGHT = "dynamo_component_inflight_requests"

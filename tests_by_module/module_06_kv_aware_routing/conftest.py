@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.basics.errors import BringUpFailed
 from fixtures.clients.kv_events import KvEvent
-from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Trace, Traces, expected_hits
-from fixtures.outcomes import BringUpFailed
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.routing import (
     Index,

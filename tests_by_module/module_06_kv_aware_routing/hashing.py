@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.picture import Component, Picture
-from fixtures.inventory.model import Inventory
-from fixtures.nodes import Node
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import families
+from fixtures.basics.errors import CouldNotLook
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.probes.probe import families
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.topology import Component, Picture
 
 UNSET = "unset"
 

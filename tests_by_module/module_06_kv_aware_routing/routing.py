@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.clients import prometheus
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvents, kv_events
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.registry import RegisteredWorker
 from fixtures.load.traces import Tokens, Trace, reused_tokens
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.registry import RegisteredWorker
 
 BLOCK_SIZE = "dynamo_frontend_model_kv_cache_block_size"
 # a worker's event reaches the router within milliseconds of the answer; beyond this it is taken to be lost

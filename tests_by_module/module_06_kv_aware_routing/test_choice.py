@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Threads
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
-from fixtures.deadline import Threads
-from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Tokens, Traces
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send
 
 pytestmark = pytest.mark.needs("kv_router")

@@ -7,8 +7,8 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
-from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Traces
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.beside import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Index, send

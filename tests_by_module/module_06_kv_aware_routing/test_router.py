@@ -5,11 +5,11 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.clients import prometheus
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.picture import Picture
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
 from fixtures.load.traces import Traces
-from fixtures.nodes import Node
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.topology import Picture
 from tests_by_module.module_06_kv_aware_routing.hashing import hashing_of
 from tests_by_module.module_06_kv_aware_routing.routing import BLOCK_SIZE, send
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import Traces
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.beside import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, send

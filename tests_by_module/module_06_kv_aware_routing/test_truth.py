@@ -5,15 +5,15 @@ from collections import Counter
 
 import pytest
 
+from fixtures.basics.bars import grouped_bars
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
-from fixtures.charts import grouped_bars
 from fixtures.clients.kv_events import lost_events
-from fixtures.deployments.deployment import Deployment
 from fixtures.load.traces import round_robin_hits
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
 from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
 

@@ -6,19 +6,19 @@ from contextlib import contextmanager
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.readiness import wait_until_serving
-from fixtures.deployments.registry import RegisteredWorker
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.load.traces import Tokens, Traces, expected_hits
-from fixtures.outcomes import CouldNotLook
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.readiness import wait_until_serving
+from fixtures.product.deployments.registry import RegisteredWorker
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from fixtures.services.dynamo import Worker
 from tests_by_module.module_06_kv_aware_routing.routing import (
     HEADERS,
     Index,

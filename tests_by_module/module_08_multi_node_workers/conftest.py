@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fixtures.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.deployments import parallel, placement
-from fixtures.deployments.deployment import READY_WITHIN_S, Deployment
-from fixtures.deployments.launches import NodeFacts
-from fixtures.inventory.model import Inventory
-from fixtures.load.on_node import LoadResult
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import BringUpFailed
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.probes.probe import links
+from fixtures.load.from_node import LoadResult
 from fixtures.load.plan import LoadPlan
-from fixtures.measure.timeline import Moment
-from fixtures.nodes import Node
-from fixtures.outcomes import BringUpFailed
-from fixtures.probes.probe import links
+from fixtures.load.request import Moment
+from fixtures.product.deployments import multi_node_engine, placement
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.launch_lint import NodeFacts
+from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from fixtures.services.base import ServiceFailed
 from tests_by_module.module_08_multi_node_workers.members import Member, by_worker, counted, load_from_client, members
 
 SERVES_CHECK, JOINS_CHECK = "M08-01", "M08-04"
@@ -180,12 +180,12 @@ def node_facts(nodes: dict[str, Node], inventory: Inventory, worker_nodes: list[
 
 
 @pytest.fixture(scope="package")
-def engine_nodes(run: Run, node_facts: dict[str, NodeFacts]) -> list[parallel.Member]:
+def engine_nodes(run: Run, node_facts: dict[str, NodeFacts]) -> list[multi_node_engine.Member]:
     """The nodes with workers, as parts of one engine: a device is a GPU, or the CPU where there is none."""
     found, model = [], run.inventory.model(run.inventory.nodes[0].dynamo_model).served_name
     for name, facts in node_facts.items():
         gpus = len(run.inventory.node(name).dynamo_gpus or run.facts()[name]["gpu"].get("found", ()))
         equipment = run.equipment()[name]
-        command = parallel.vllm_command(equipment.runtime.python, equipment.model.path, model)
-        found.append(parallel.Member(facts, gpus or 1, equipment.runtime.versions, command))
+        command = multi_node_engine.vllm_command(equipment.runtime.python, equipment.model.path, model)
+        found.append(multi_node_engine.Member(facts, gpus or 1, equipment.runtime.versions, command))
     return found

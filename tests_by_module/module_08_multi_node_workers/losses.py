@@ -11,21 +11,21 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
+from fixtures.basics.deadline import Deadline, pause
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
-from fixtures.charts import fault_timeline
-from fixtures.deadline import Deadline, pause
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.placement import Placement
-from fixtures.deployments.upkeep import registered, supervise
+from fixtures.cluster.inventory.model import NodeSpec
 from fixtures.faults import Fault, in_place
-from fixtures.inventory.model import NodeSpec
-from fixtures.load.on_node import LoadResult, NodeLoad
+from fixtures.faults.chart import fault_timeline
+from fixtures.faults.timeline import hit, lost, recovered_at_s
+from fixtures.load.from_node import LoadResult, NodeLoad
 from fixtures.load.plan import LoadPlan
-from fixtures.measure.request import COMPLETED, FAILED, HUNG, Request
-from fixtures.measure.timeline import Moment, hit, lost, recovered_at_s
-from fixtures.outcomes import CouldNotLook
+from fixtures.load.request import COMPLETED, FAILED, HUNG, Moment, Request
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.placement import Placement
+from fixtures.product.deployments.supervisor import registered, supervise
+from fixtures.product.services.base import Service
 from fixtures.run import Run
-from fixtures.services.base import Service
 from tests_by_module.module_08_multi_node_workers.members import load_from_client
 
 EXPECTED = Path(__file__).with_name("expected_faults.yaml")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fixtures.clients import prometheus
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
-from fixtures.load.on_node import NodeLoad, background_load
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.load.from_node import NodeLoad, background_load
 from fixtures.load.plan import LoadPlan
-from fixtures.measure.request import Request
+from fixtures.load.request import Request
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 
 

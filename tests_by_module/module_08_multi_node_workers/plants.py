@@ -3,14 +3,14 @@
 from dataclasses import replace
 from signal import SIGSTOP
 
-from fixtures.deadline import Deadline, pause
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.parallel import ParallelPlan
+from fixtures.basics.deadline import Deadline, pause
 from fixtures.faults import Fault, Killed
 from fixtures.plants.engines import other_weights_in_place
 from fixtures.plants.plant import EnvPlant, Plant, SettingsPlant, point, with_env
 from fixtures.plants.processes import ELSEWHERE, JoiningWorkerCrashes, move_elsewhere
-from fixtures.services.dynamo import Worker
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.multi_node_engine import ParallelPlan
+from fixtures.product.services.dynamo import Worker
 
 
 class NodeThatGetsNoRequests(SettingsPlant):

@@ -7,10 +7,10 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.deployments.placement import Placement
-from fixtures.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.faults.timeline import lost
 from fixtures.load.plan import LoadPlan
-from fixtures.measure.timeline import lost
+from fixtures.product.deployments.placement import Placement
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.members import by_worker, load_from_client, members, of_fair_share
 

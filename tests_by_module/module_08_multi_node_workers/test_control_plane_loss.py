@@ -7,9 +7,9 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.deployments.deployment import Deployment
 from fixtures.faults import NicDown, PoweredOff
-from fixtures.measure.request import COMPLETED
+from fixtures.load.request import COMPLETED
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, failed_as_known, lose, no_loss, places
 

@@ -3,16 +3,16 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.launches import Launch, NodeFacts, lint, variables
-from fixtures.deployments.parallel import EXECUTORS, Member, mistakes_in, plan
-from fixtures.deployments.picture import Picture
-from fixtures.inventory.model import Inventory
-from fixtures.nodes import Node
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import families
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.probes.probe import families
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.launch_lint import Launch, NodeFacts, lint, variables
+from fixtures.product.deployments.multi_node_engine import EXECUTORS, Member, mistakes_in, plan
+from fixtures.product.deployments.topology import Picture
 from fixtures.run import Run
 
 pytestmark = pytest.mark.needs("multi_node")

@@ -7,8 +7,8 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.deployments.deployment import Deployment
 from fixtures.faults import Killed, Partition, PoweredOff, SlowLink
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
 

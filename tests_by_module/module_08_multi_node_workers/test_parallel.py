@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.clients.inference import EXTRA_FIELDS, complete
-from fixtures.deadline import Deadline
-from fixtures.deployments.deployment import Deployment
-from fixtures.deployments.launches import Launch
-from fixtures.deployments.parallel import Member, mistakes_in, plan
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.launch_lint import Launch
+from fixtures.product.deployments.multi_node_engine import Member, mistakes_in, plan
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from fixtures.services.dynamo import Worker
 
 pytestmark = [
     pytest.mark.needs("multi_node"),

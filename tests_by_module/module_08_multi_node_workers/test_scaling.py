@@ -3,11 +3,11 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.charts import fault_timeline
-from fixtures.measure.timeline import hit, lost
-from fixtures.outcomes import CouldNotLook
+from fixtures.faults.chart import fault_timeline
+from fixtures.faults.timeline import hit, lost
 from tests_by_module.module_08_multi_node_workers.conftest import Scaled
 from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
 

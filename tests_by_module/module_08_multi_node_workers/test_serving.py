@@ -5,16 +5,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.deployments.deployment import Deployment
-from fixtures.inventory.model import Inventory
-from fixtures.measure.timeline import lost
-from fixtures.nodes import Node
-from fixtures.nodes.addresses import with_port
-from fixtures.outcomes import BringUpFailed, CouldNotLook
-from fixtures.probes.probe import interface_of, sockets
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.nodes.addresses import with_port
+from fixtures.cluster.probes.probe import interface_of, sockets
+from fixtures.faults.timeline import lost
+from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_08_multi_node_workers.conftest import SERVES_CHECK, Served
 from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
 

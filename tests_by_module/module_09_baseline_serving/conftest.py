@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.deadline import DeadlineExceeded
-from fixtures.deployments.deployment import Equipment
-from fixtures.outcomes import BringUpFailed
+from fixtures.baseline.replicas import planned, replicas, serving_nodes
+from fixtures.baseline.run_set import MeasuredSet, measured_baseline
+from fixtures.basics.deadline import DeadlineExceeded
+from fixtures.basics.errors import BringUpFailed
+from fixtures.product.deployments.deployment import Equipment
+from fixtures.product.services.base import ServiceFailed
+from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
-from fixtures.services.base import ServiceFailed
-from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.replicas import planned, replicas, serving_nodes
-from fixtures.serving.sets import MeasuredSet, measured_baseline
 
 SERVERS_CHECK = "M09-01"
 

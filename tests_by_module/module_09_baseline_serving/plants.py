@@ -1,10 +1,10 @@
 """Plants that prove the checks of module 09."""
 
+from fixtures.baseline.second_client import Bodies
 from fixtures.plants.engines import of_other_weights, planted_in_engine
 from fixtures.plants.plant import Plant, point
-from fixtures.runtimes.provision import ServedModel
-from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.two_clients import Bodies
+from fixtures.product.runtimes.provision import ServedModel
+from fixtures.product.services.vllm_server import VllmServer
 
 
 class ReplicaMissing(Plant):

@@ -2,15 +2,15 @@
 
 import pytest
 
+from fixtures.answers.model_files import model_files
+from fixtures.answers.oracle import HEADERS, Oracle, allowed_nats, control, keep_allowed
+from fixtures.baseline.replicas import REPLICAS, serving_nodes
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import InferenceEndpoint
+from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
-from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.exact import HEADERS, Oracle, allowed_nats, control, keep_allowed
-from fixtures.serving.model_files import model_files
-from fixtures.serving.replicas import REPLICAS, serving_nodes
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
 

@@ -6,16 +6,16 @@ from statistics import mean
 
 import pytest
 
+from fixtures.answers.model_files import model_files
+from fixtures.baseline.run_set import target_of_replicas
+from fixtures.baseline.second_client import AIPERF, OURS, in_turns
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.deployments.deployment import Equipment
 from fixtures.load.workloads import parts
+from fixtures.product.deployments.deployment import Equipment
+from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
-from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.model_files import model_files
-from fixtures.serving.sets import target_of_replicas
-from fixtures.serving.two_clients import AIPERF, OURS, in_turns
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
 

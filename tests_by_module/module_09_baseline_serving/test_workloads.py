@@ -4,18 +4,18 @@ from statistics import mean, median, stdev
 
 import pytest
 
+from fixtures.baseline.figures import METRICS
+from fixtures.baseline.record import LEAST_REPEATS, load, unfair
+from fixtures.baseline.repeats import SEED, all_parts
+from fixtures.baseline.run_set import MeasuredSet, path_of
+from fixtures.baseline.utilization_chart import busy_timeline
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.charts import busy_timeline
 from fixtures.load.workloads import WORKLOADS
-from fixtures.measure.baseline import LEAST_REPEATS, load, unfair
-from fixtures.measure.figures import METRICS
+from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
-from fixtures.services.vllm_server import VllmServer
-from fixtures.serving.repeated import SEED, all_parts
-from fixtures.serving.sets import MeasuredSet, path_of
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
 

@@ -5,36 +5,28 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from fixtures.answers.ask import ask, ask_all
+from fixtures.answers.model_files import ModelFiles, model_files
+from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_nats, control, keep_allowed, kept_allowed
+from fixtures.baseline.record import RunSet, load
+from fixtures.baseline.repeats import Target
+from fixtures.baseline.replicas import planned, replicas, serving_nodes
+from fixtures.baseline.run_set import MeasuredSet, measured_baseline, measured_set, path_of
+from fixtures.basics.deadline import DeadlineExceeded, Threads
+from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.clients.answer import Answer
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.deadline import DeadlineExceeded, Threads
-from fixtures.deployments import placement
-from fixtures.deployments.deployment import Equipment
+from fixtures.cluster.nodes import Node, RemoteError
+from fixtures.cluster.probes.probe import interface_of, links
+from fixtures.kv.ucx_devices import net_devices
+from fixtures.kv.ucx_log import UCX_TELLS
+from fixtures.load.from_here import outcomes, run_load
 from fixtures.load.plan import plan
-from fixtures.load.runner import outcomes, run_load
-from fixtures.measure.baseline import RunSet, load
-from fixtures.measure.request import LEFT
-from fixtures.nodes import Node, RemoteError
-from fixtures.oracle.ask import ask, ask_all
-from fixtures.outcomes import BringUpFailed, CouldNotLook
-from fixtures.probes.probe import interface_of, links
+from fixtures.load.request import LEFT
+from fixtures.product.deployments import placement
+from fixtures.product.deployments.deployment import Equipment
+from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from fixtures.services.base import ServiceFailed
-from fixtures.services.ucx import net_devices
-from fixtures.serving.exact import (
-    ANSWER_TOKENS,
-    AT_ONCE,
-    Oracle,
-    allowed_nats,
-    control,
-    keep_allowed,
-    kept_allowed,
-)
-from fixtures.serving.model_files import ModelFiles, model_files
-from fixtures.serving.repeated import Target
-from fixtures.serving.replicas import planned, replicas, serving_nodes
-from fixtures.serving.sets import MeasuredSet, measured_baseline, measured_set, path_of
-from fixtures.witness.ucx import UCX_TELLS
 from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
 
 APART_CHECK = "M10-01"

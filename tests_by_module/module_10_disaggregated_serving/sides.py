@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.clients import prometheus
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.deployment import Deployment
-from fixtures.measure.kv_transfer import Transfers
-from fixtures.services.dynamo import Worker
+from fixtures.kv.floor import Transfers
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.services.dynamo import Worker
 
 # vLLM's own counters, on the worker's metrics page (0.31)
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"

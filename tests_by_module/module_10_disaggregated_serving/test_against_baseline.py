@@ -4,16 +4,16 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fixtures.baseline.comparison import Comparison, compare
+from fixtures.baseline.curves import HEADERS, comparison_curves, comparison_rows
+from fixtures.baseline.record import RunSet, unfair
+from fixtures.baseline.run_set import MeasuredSet
 from fixtures.basics.check import check
+from fixtures.basics.errors import BringUpFailed
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.charts import HEADERS, comparison_curves, comparison_rows
 from fixtures.load.workloads import profiles
-from fixtures.measure.baseline import RunSet, unfair
-from fixtures.measure.comparison import Comparison, compare
-from fixtures.outcomes import BringUpFailed
-from fixtures.serving.sets import MeasuredSet
 
 FAIR_CHECK = "M10-09"
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]

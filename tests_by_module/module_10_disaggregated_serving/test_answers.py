@@ -4,16 +4,16 @@ from contextlib import suppress
 
 import pytest
 
+from fixtures.answers.ask import ask, ask_all
+from fixtures.answers.model_files import model_files
+from fixtures.answers.oracle import ANSWER_TOKENS, HEADERS, Differences, Oracle
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.deadline import Deadline, wait_until
-from fixtures.deployments.placement import apart
-from fixtures.oracle.ask import ask, ask_all
+from fixtures.product.deployments.placement import apart
 from fixtures.run import Run
-from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Differences, Oracle
-from fixtures.serving.model_files import model_files
 from tests_by_module.module_10_disaggregated_serving.conftest import Asked, Crowd
 from tests_by_module.module_10_disaggregated_serving.sides import KV_USED, RUNNING, WAITING, Sides
 

@@ -4,33 +4,26 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.answers.ask import ask
+from fixtures.answers.model_files import ModelFiles
+from fixtures.answers.prompts import Prompt
 from fixtures.basics.check import check
+from fixtures.basics.deadline import DeadlineExceeded
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.deadline import DeadlineExceeded
-from fixtures.inventory.model import Inventory
-from fixtures.kv_transfer.pair import plain_copy
-from fixtures.kv_transfer.side import Refused
-from fixtures.measure.kv_transfer import (
-    Link,
-    judge_transfers,
-    kv_bytes_per_token,
-    netdev_link,
-    rdma_link,
-    served_kv_dtype,
-    unused_kv,
-)
-from fixtures.nodes import Node, RemoteError
-from fixtures.oracle.ask import ask
-from fixtures.oracle.prompts import Prompt
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import carriers, interface_of, links
+from fixtures.cluster.inventory.dtypes import served_kv_dtype
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node, RemoteError
+from fixtures.cluster.probes.probe import carriers, interface_of, links
+from fixtures.kv.counters import carried, loaded
+from fixtures.kv.floor import Link, judge_transfers, kv_bytes_per_token, netdev_link, rdma_link, unused_kv
+from fixtures.kv.pair import plain_copy
+from fixtures.kv.side import Refused
+from fixtures.kv.ucx_log import parse
+from fixtures.kv.witness import Witness, witness
 from fixtures.run import Run
-from fixtures.serving.model_files import ModelFiles
-from fixtures.witness.counters import carried, loaded
-from fixtures.witness.ucx import parse
-from fixtures.witness.verdict import Witness, witness
 from tests_by_module.module_10_disaggregated_serving.conftest import Asked
 from tests_by_module.module_10_disaggregated_serving.sides import NIXL_FAILED, NIXL_UNTOLD, Counted, Sides
 

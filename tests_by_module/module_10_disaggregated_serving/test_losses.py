@@ -5,15 +5,15 @@ from contextlib import suppress
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, pause, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.charts import fault_timeline
-from fixtures.deadline import Deadline, DeadlineExceeded, pause, wait_until
-from fixtures.deployments.deployment import Equipment
 from fixtures.faults import Killed, in_place
-from fixtures.load.on_node import background_load
+from fixtures.faults.chart import fault_timeline
+from fixtures.load.from_node import background_load
 from fixtures.load.plan import LoadPlan
-from fixtures.measure.request import COMPLETED, HUNG
+from fixtures.load.request import COMPLETED, HUNG
+from fixtures.product.deployments.deployment import Equipment
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.sides import Sides
 

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 import pytest
 
+from fixtures.answers.ask import ask, ask_all
+from fixtures.answers.model_files import ModelFiles
+from fixtures.answers.oracle import ANSWER_TOKENS, HEADERS, Oracle, longest_tokens
+from fixtures.answers.oracle import oracle as make_oracle
+from fixtures.answers.prompts import Prompt
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, pause, wait_until
+from fixtures.basics.errors import BringUpFailed
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.answer import Answer
-from fixtures.deadline import Deadline, DeadlineExceeded, Threads, pause, wait_until
-from fixtures.deployments.readiness import wait_until_serving
 from fixtures.faults import Stopped, in_place
-from fixtures.oracle.ask import ask, ask_all
-from fixtures.oracle.prompts import Prompt
-from fixtures.outcomes import BringUpFailed
+from fixtures.kv.lease import kv_lease
+from fixtures.product.deployments.readiness import wait_until_serving
+from fixtures.product.services.base import ServiceFailed
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from fixtures.services.base import ServiceFailed
-from fixtures.services.dynamo import Worker
-from fixtures.services.kv_lease import kv_lease
-from fixtures.serving.exact import ANSWER_TOKENS, HEADERS, Oracle, longest_tokens
-from fixtures.serving.exact import oracle as make_oracle
-from fixtures.serving.model_files import ModelFiles
 from tests_by_module.module_10_disaggregated_serving.sides import Sides
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine", "weights"), pytest.mark.destructive]

@@ -6,16 +6,16 @@ from contextlib import ExitStack
 
 import pytest
 
-from fixtures.deadline import DeadlineExceeded
-from fixtures.inventory.model import Inventory
-from fixtures.kv_transfer.pair import Pair
-from fixtures.kv_transfer.side import Refused, Side
-from fixtures.nodes import RemoteError
-from fixtures.outcomes import BringUpFailed
-from fixtures.probes.capabilities import NIXL
-from fixtures.probes.probe import interface_of, links
+from fixtures.basics.deadline import DeadlineExceeded
+from fixtures.basics.errors import BringUpFailed
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import RemoteError
+from fixtures.cluster.probes.capabilities import NIXL
+from fixtures.cluster.probes.probe import interface_of, links
+from fixtures.kv.pair import Pair
+from fixtures.kv.side import Refused, Side
+from fixtures.kv.ucx_devices import net_devices
 from fixtures.run import Run
-from fixtures.services.ucx import net_devices
 
 AGENTS_CHECK, METADATA_CHECK, GPU_MEMORY_CHECK = "M11-01", "M11-02", "M11-16"
 MIB = 2**20

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from fixtures.kv_transfer.pair import Operation, Pair, whole
-from fixtures.kv_transfer.side import Side
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import carriers, interface_of, links
+from fixtures.basics.errors import CouldNotLook
+from fixtures.cluster.probes.probe import carriers, interface_of, links
+from fixtures.kv.counters import Carried, carried
+from fixtures.kv.pair import Operation, Pair, whole
+from fixtures.kv.side import Side
 from fixtures.run import Run
-from fixtures.witness.counters import Carried, carried
 
 T = TypeVar("T")
 

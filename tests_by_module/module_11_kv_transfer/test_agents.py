@@ -5,11 +5,11 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
-from fixtures.kv_transfer.pair import Pair
-from fixtures.kv_transfer.side import Side
-from fixtures.probes.probe import carriers
-from fixtures.witness.counters import loaded
-from fixtures.witness.ucx import parse
+from fixtures.cluster.probes.probe import carriers
+from fixtures.kv.counters import loaded
+from fixtures.kv.pair import Pair
+from fixtures.kv.side import Side
+from fixtures.kv.ucx_log import parse
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 # of ten plugins, each tried in a process of its own that imports NIXL

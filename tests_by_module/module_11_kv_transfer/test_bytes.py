@@ -6,7 +6,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.kv_transfer.pair import Moved, Pair, scattered, whole
+from fixtures.kv.pair import Moved, Pair, scattered, whole
 from fixtures.run import Run
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]

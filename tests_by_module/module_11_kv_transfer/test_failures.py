@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.deadline import Deadline
-from fixtures.kv_transfer.pair import Pair, whole
-from fixtures.kv_transfer.side import Refused, Side
-from fixtures.nodes import RemoteError
+from fixtures.cluster.nodes import RemoteError
+from fixtures.kv.pair import Pair, whole
+from fixtures.kv.side import Refused, Side
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 BLOCK, CUT_OFF = 4096, 32

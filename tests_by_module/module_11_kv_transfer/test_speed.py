@@ -5,15 +5,15 @@ import statistics
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.inventory.model import Inventory
-from fixtures.kv_transfer.pair import COPIES, LONG_S, Pair, plain_copy, whole
-from fixtures.kv_transfer.side import Side
-from fixtures.measure.kv_transfer import Judged, Link, Transfers, judge_transfers, netdev_link, rdma_link
-from fixtures.measure.measurement import Measurement
-from fixtures.outcomes import CouldNotLook
-from fixtures.probes.probe import carriers
+from fixtures.basics.measurement import Measurement
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.probes.probe import carriers
+from fixtures.kv.floor import Judged, Link, Transfers, judge_transfers, netdev_link, rdma_link
+from fixtures.kv.pair import COPIES, LONG_S, Pair, plain_copy, whole
+from fixtures.kv.side import Side
 from fixtures.run import Run
 from tests_by_module.module_11_kv_transfer.conftest import end
 from tests_by_module.module_11_kv_transfer.looking import counted, data_interface

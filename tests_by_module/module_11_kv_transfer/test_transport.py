@@ -5,13 +5,13 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
-from fixtures.inventory.model import Inventory
-from fixtures.kv_transfer.pair import Operation, Pair
-from fixtures.probes.probe import carriers
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.probes.probe import carriers
+from fixtures.kv.counters import loaded
+from fixtures.kv.pair import Operation, Pair
+from fixtures.kv.ucx_log import parse
+from fixtures.kv.witness import CARRIED, NOT_CARRIED, witness
 from fixtures.run import Run
-from fixtures.witness.counters import loaded
-from fixtures.witness.ucx import parse
-from fixtures.witness.verdict import CARRIED, NOT_CARRIED, witness
 from tests_by_module.module_11_kv_transfer.looking import counted, data_interface, move
 
 UCX_OPERATION = {"READ": "get", "WRITE": "put"}
