@@ -158,7 +158,7 @@ class StreamTimeoutNotPassedOn(SettingsPlant):
 
 
 class StreamTimeoutByDefault(SettingsPlant):
-    """Frontends have a stream timeout without being told, so that a known defect of the version is not there."""
+    """Frontends have a stream timeout by default, so that a known defect of the version does not show."""
 
     catches = {"M08-36": "unexpectedly passes", "M08-40": "unexpectedly passes"}
     nightly = True
