@@ -66,15 +66,11 @@ def test_greedy_answers_are_the_reference_s(columns: list[Column], measure: Meas
     of_32_bits = [each for column, each in compared if column.compared.dtype == "float32"]
     of_16_bits = [each for column, each in compared if column.compared.dtype != "float32"]
     if of_32_bits:
-        measure("behind_the_reference_nats_max", max(each.margin_nats for each in of_32_bits), n=len(of_32_bits))
-        measure("logprob_error_nats_max", max(each.logprob_error_nats for each in of_32_bits), n=len(of_32_bits))
+        measure("logprob_gap_max", max(each.logprob_gap for each in of_32_bits), n=len(of_32_bits))
+        measure("logprob_error_max", max(each.logprob_error for each in of_32_bits), n=len(of_32_bits))
     if of_16_bits:
-        measure(
-            "behind_the_reference_in_16_bits_nats_max", max(each.margin_nats for each in of_16_bits), n=len(of_16_bits)
-        )
-        measure(
-            "logprob_error_in_16_bits_nats_max", max(each.logprob_error_nats for each in of_16_bits), n=len(of_16_bits)
-        )
+        measure("logprob_gap_in_16_bits_max", max(each.logprob_gap for each in of_16_bits), n=len(of_16_bits))
+        measure("logprob_error_in_16_bits_max", max(each.logprob_error for each in of_16_bits), n=len(of_16_bits))
     measure.judge()
 
 

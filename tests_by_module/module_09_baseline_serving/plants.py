@@ -35,7 +35,7 @@ class ReplicaCrippled(Plant):
 class ReplicaOfOtherWeights(Plant):
     """One server of the baseline serves a model of the same name with other weights."""
 
-    catches = {"M09-01": "are not alike", "M09-02": "margin_nats"}
+    catches = {"M09-01": "are not alike", "M09-02": "logprob_gap"}
     nightly = True
     inventory = "lab-vllm"
 

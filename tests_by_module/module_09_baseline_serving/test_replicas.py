@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.answers.model_files import model_files
-from fixtures.answers.oracle import HEADERS, Oracle, allowed_nats, control, keep_allowed
+from fixtures.answers.oracle import HEADERS, Oracle, allowed_gap, control, keep_allowed
 from fixtures.baseline.replicas import REPLICAS, serving_nodes
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
@@ -60,15 +60,15 @@ def test_both_servers_answer_as_the_reference(
             found[f"{server.name}, {nonce} prompts"] = differences
             evidence.table(f"answers of {server.name}, {nonce} prompts", HEADERS, oracle.rows(nonce, differences))
     count = sum(len(each.compared) for each in found.values())
-    margin_nats = max(each.margin_nats for each in found.values())
-    logprob_error_nats = max(each.logprob_error_nats for each in found.values())
+    logprob_gap = max(each.logprob_gap for each in found.values())
+    logprob_error = max(each.logprob_error for each in found.values())
     if oracle.dtype == "float32":
-        measure("margin_nats", margin_nats, n=count)
-        measure("logprob_error_nats", logprob_error_nats, n=count)
+        measure("logprob_gap", logprob_gap, n=count)
+        measure("logprob_error", logprob_error, n=count)
     else:
-        measure("margin_in_16_bits_nats", margin_nats, n=count)
-        measure("logprob_error_in_16_bits_nats", logprob_error_nats, n=count)
+        measure("logprob_gap_in_16_bits", logprob_gap, n=count)
+        measure("logprob_error_in_16_bits", logprob_error, n=count)
     short = [f"{name}: {prompt}" for name, each in found.items() for prompt in each.cut_short]
     assert not short, f"cut short: {', '.join(short)}"
     measure.judge()
-    keep_allowed(allowed_nats(found.values(), oracle.dtype), run.report_dir)
+    keep_allowed(allowed_gap(found.values(), oracle.dtype), run.report_dir)

@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.answers.ask import ask, ask_all
 from fixtures.answers.model_files import ModelFiles, model_files
-from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_nats, control, keep_allowed, kept_allowed
+from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_gap, control, keep_allowed, kept_allowed
 from fixtures.baseline.record import RunSet, load
 from fixtures.baseline.repeats import Target
 from fixtures.baseline.replicas import planned, replicas, serving_nodes
@@ -69,7 +69,7 @@ def baseline(baselines: dict[str, RunSet], profile: str) -> RunSet:
 
 @pytest.fixture(scope="package")
 def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exception | None:
-    """How far answers may be from the reference's, in nats, or why that is not known: who needs it is told.
+    """How far answers may be from the reference's, in log probability, or why that is not known: who needs it is told.
 
     By module 09 of this run, else by a server of vLLM's own, now. None for a model whose answers mean nothing.
     """
@@ -83,16 +83,16 @@ def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exce
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
         with replicas(planned(run.equipment(), on, name)) as (server,):
             found = control(InferenceEndpoint(server.node.reach(server.url), name), oracle)
-        nats = allowed_nats(found.values(), oracle.dtype)
+        gap = allowed_gap(found.values(), oracle.dtype)
     except (ServiceFailed, DeadlineExceeded, RemoteError, CouldNotLook, BringUpFailed, ValueError) as error:
         return error
-    keep_allowed(nats, run.report_dir)
-    return nats
+    keep_allowed(gap, run.report_dir)
+    return gap
 
 
 @pytest.fixture(scope="package")
 def allowed(control_of_answers: float | Exception | None) -> float:
-    """How far answers may be from the reference's, in nats. Raises CouldNotLook."""
+    """How far answers may be from the reference's, in log probability. Raises CouldNotLook."""
     if not isinstance(control_of_answers, float):
         raise CouldNotLook(f"nothing to hold answers against: {control_of_answers}")
     return control_of_answers

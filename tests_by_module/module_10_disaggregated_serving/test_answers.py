@@ -78,7 +78,7 @@ def test_cold_answers_are_the_reference_s(
     """Answers from transferred KV are right, from one token to the longest prompt and around block boundaries."""
     differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
-    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
+    measure("gap_of_allowed", differences.farthest / allowed, n=len(differences.compared))
     whole(differences)
     measure.judge()
 
@@ -102,7 +102,7 @@ def test_answers_from_the_cache_are_the_reference_s(
     differences = oracle.differences("first", answers)
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
     measure("prefill_cached_share", counted["prefill"].cached / tokens, n=tokens)
-    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
+    measure("gap_of_allowed", differences.farthest / allowed, n=len(differences.compared))
     whole(differences)
     measure.judge()
 
@@ -122,7 +122,7 @@ def test_answers_at_once_amid_clients_that_leave(
     differences = oracle.differences("second", crowd.answers)
     evidence.table("answers", HEADERS, oracle.rows("second", differences))
     measure("clients_that_left", crowd.left)
-    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(differences.compared))
+    measure("gap_of_allowed", differences.farthest / allowed, n=len(differences.compared))
     whole(differences)
     measure.judge()
 

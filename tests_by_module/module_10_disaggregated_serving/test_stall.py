@@ -113,7 +113,7 @@ def test_a_stall_shorter_than_the_lease_loses_nothing(
     evidence.table("answers", HEADERS, third.rows("third", differences))
     measure("leases_expired", expired, n=len(prompts))
     measure("failed_transfers", sum(each.failed for each in counted.values()), n=len(prompts))
-    measure("nats_of_allowed", differences.farthest_nats / allowed, n=len(prompts))
+    measure("gap_of_allowed", differences.farthest / allowed, n=len(prompts))
     measure.judge()
 
 
@@ -173,7 +173,7 @@ def test_kv_that_nobody_fetches_is_given_back(
     asked = 1 + len(stall.others)
     measure("leases_expired", stall.expired, n=asked)
     measure("hung_requests", len(stall.hung), n=asked)
-    measure("nats_of_allowed_afterwards", differences.farthest_nats / allowed, n=len(differences.compared))
+    measure("gap_of_allowed_afterwards", differences.farthest / allowed, n=len(differences.compared))
     measure.judge()
 
 
@@ -189,7 +189,7 @@ def test_kv_that_nobody_fetches_is_given_back(
 @pytest.mark.known_defect(
     issue="vllm#21570",
     versions=">=1.4,<1.7",
-    shows=r"nats_of_allowed = \d",
+    shows=r"gap_of_allowed = \d",
     reason="Decode answers with HTTP 200 from KV whose lease is over (vLLM 0.26 and 0.31). A longer "
     "kv_lease_duration avoids it.",
 )
@@ -201,6 +201,6 @@ def test_an_answer_from_expired_kv_is_none(
     if stall.late.ok:
         differences = third.differences("third", {LATE: stall.late})
         evidence.table("the answer", HEADERS, third.rows("third", differences))
-        measure("nats_of_allowed", differences.farthest_nats / allowed)
+        measure("gap_of_allowed", differences.farthest / allowed)
     assert stall.expired, "no lease expired: nothing was shown"
     measure.judge()
