@@ -19,7 +19,7 @@ from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.clock import read_wall_clock
 from fixtures.cluster.probes.probe import interface_of, links
 from fixtures.run import Run
-from tests_by_module.module_00_architecture.mesh import unreached
+from tests_by_module.module_00_architecture.reachability import unreached
 
 pytestmark = pytest.mark.needs("multi_node")
 

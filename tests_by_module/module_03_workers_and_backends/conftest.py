@@ -9,7 +9,7 @@ from fixtures.basics.errors import BringUpFailed
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_03_workers_and_backends.column import Column, end, look
+from tests_by_module.module_03_workers_and_backends.engine_run import Column, end, look
 from tests_by_module.module_03_workers_and_backends.oracle import judged
 
 SERVES_CHECK = "M03-01"

@@ -8,8 +8,8 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients.answer import Answer
 from fixtures.load.from_here import LEFT
-from tests_by_module.module_03_workers_and_backends.column import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
 from tests_by_module.module_03_workers_and_backends.contract import contract
+from tests_by_module.module_03_workers_and_backends.engine_run import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
 
 pytestmark = pytest.mark.needs("managed")
 

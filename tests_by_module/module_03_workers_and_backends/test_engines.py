@@ -6,8 +6,8 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.product.services.engines import ENGINES
-from tests_by_module.module_03_workers_and_backends.column import Column
-from tests_by_module.module_03_workers_and_backends.table import HEADERS, side_by_side
+from tests_by_module.module_03_workers_and_backends.engine_run import Column
+from tests_by_module.module_03_workers_and_backends.engine_table import HEADERS, side_by_side
 
 pytestmark = pytest.mark.needs("managed")
 

@@ -6,7 +6,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.load.from_here import COMPLETED
-from tests_by_module.module_03_workers_and_backends.column import Column, Ended
+from tests_by_module.module_03_workers_and_backends.engine_run import Column, Ended
 
 pytestmark = pytest.mark.needs("managed")
 

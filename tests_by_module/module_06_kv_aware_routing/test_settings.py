@@ -13,7 +13,7 @@ from fixtures.basics.served import require_all_served
 from fixtures.load.traces import Traces
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
-from tests_by_module.module_06_kv_aware_routing.beside import kept_busy, more_frontends
+from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, send
 
 pytestmark = pytest.mark.needs("managed", "kv_router")

@@ -21,7 +21,13 @@ from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.launch_lint import NodeFacts
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_08_multi_node_workers.members import Member, by_worker, counted, load_from_client, members
+from tests_by_module.module_08_multi_node_workers.workers_by_node import (
+    Member,
+    by_worker,
+    counted,
+    load_from_client,
+    members,
+)
 
 SERVES_CHECK, JOINS_CHECK = "M08-01", "M08-04"
 REQUEST_BYTES = "dynamo_component_request_bytes_total"

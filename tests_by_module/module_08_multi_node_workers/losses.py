@@ -26,7 +26,7 @@ from fixtures.product.deployments.placement import Placement
 from fixtures.product.deployments.supervisor import registered, supervise
 from fixtures.product.services.base import Service
 from fixtures.run import Run
-from tests_by_module.module_08_multi_node_workers.members import load_from_client
+from tests_by_module.module_08_multi_node_workers.workers_by_node import load_from_client
 
 EXPECTED = Path(__file__).with_name("expected_faults.yaml")
 # streams of 1.4 s at the mocker's 150 tokens/s: about seven are in flight on each of two workers

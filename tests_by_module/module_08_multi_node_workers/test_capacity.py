@@ -12,7 +12,12 @@ from fixtures.faults.timeline import lost
 from fixtures.load.plan import LoadPlan
 from fixtures.product.deployments.placement import Placement
 from fixtures.run import Run
-from tests_by_module.module_08_multi_node_workers.members import by_worker, load_from_client, members, of_fair_share
+from tests_by_module.module_08_multi_node_workers.workers_by_node import (
+    by_worker,
+    load_from_client,
+    members,
+    of_fair_share,
+)
 
 pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed")]
 

@@ -16,7 +16,7 @@ from fixtures.cluster.probes.probe import interface_of, sockets
 from fixtures.faults.timeline import lost
 from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_08_multi_node_workers.conftest import SERVES_CHECK, Served
-from tests_by_module.module_08_multi_node_workers.members import by_worker, of_fair_share
+from tests_by_module.module_08_multi_node_workers.workers_by_node import by_worker, of_fair_share
 
 pytestmark = pytest.mark.needs("multi_node", "runtime")
 

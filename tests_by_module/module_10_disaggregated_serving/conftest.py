@@ -27,7 +27,7 @@ from fixtures.product.deployments import placement
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.sides import Counted, Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import Counted, Sides
 
 APART_CHECK = "M10-01"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,

@@ -15,7 +15,7 @@ from fixtures.load.plan import LoadPlan
 from fixtures.load.request import COMPLETED, HUNG
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.sides import Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import Sides
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.destructive]
 

@@ -22,7 +22,7 @@ from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.product.services.base import ServiceFailed
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.sides import Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import Sides
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine", "weights"), pytest.mark.destructive]
 

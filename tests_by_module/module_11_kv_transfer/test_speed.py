@@ -16,7 +16,7 @@ from fixtures.kv.pair import COPIES, LONG_S, Pair, plain_copy, whole
 from fixtures.kv.side import Side
 from fixtures.run import Run
 from tests_by_module.module_11_kv_transfer.conftest import end
-from tests_by_module.module_11_kv_transfer.looking import counted, data_interface
+from tests_by_module.module_11_kv_transfer.transport_counters import counted, data_interface
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 TIMES = 20

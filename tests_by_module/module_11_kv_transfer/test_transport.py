@@ -12,7 +12,7 @@ from fixtures.kv.pair import Operation, Pair
 from fixtures.kv.ucx_log import parse
 from fixtures.kv.witness import CARRIED, NOT_CARRIED, witness
 from fixtures.run import Run
-from tests_by_module.module_11_kv_transfer.looking import counted, data_interface, move
+from tests_by_module.module_11_kv_transfer.transport_counters import counted, data_interface, move
 
 UCX_OPERATION = {"READ": "get", "WRITE": "put"}
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.needs("kv_transport")]

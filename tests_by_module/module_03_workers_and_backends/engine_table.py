@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests_by_module.module_03_workers_and_backends.column import Column
+from tests_by_module.module_03_workers_and_backends.engine_run import Column
 
 HEADERS = "what was seen"
 
