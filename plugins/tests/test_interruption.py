@@ -38,7 +38,7 @@ WAITS = {
     "queue": "queue.Queue().get(timeout=60)",
     "deadline": "Deadline(60, 'x').pause(60)",
     "subprocess": "subprocess.run(['sleep', '5'])",
-    "socket": "socket.socketpair()[0].recv(1)",
+    "socket": "ours, theirs = socket.socketpair()\nwith ours, theirs: ours.recv(1)",
     "select": "select.select([os.pipe()[0]], [], [], 60)",
     "asyncio": "asyncio.run(asyncio.sleep(60))",
     "task": "asyncio.run(task())",

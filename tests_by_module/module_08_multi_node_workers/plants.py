@@ -28,7 +28,7 @@ class WorkerOnManagementAddress(Plant):
     catches = {
         "M00-04": "data address",
         "M04-14": "management address",
-        "M08-02": "no node's data address",
+        "M08-02": "not the data address of a node",
         "M08-03": "data_link_of_request_bytes",
         "M08-07": "not the data address",
     }
