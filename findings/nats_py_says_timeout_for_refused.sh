@@ -3,7 +3,7 @@
 # A guess: connecting to a port where nobody listens raises what the kernel said, ConnectionRefusedError, at once. Seen:
 # it tries again and again until the caller's own time limit ends it; the reason goes to error_cb and nowhere else.
 set -euo pipefail
-source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/lib.bash"
 install nats-py==2.16.0
 seen=$("$BIN/python" - "$(port)" <<'PY'
 import asyncio, sys

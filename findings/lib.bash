@@ -12,7 +12,8 @@ install() {
   "$BIN/pip" install -q uv==0.9.18
   # a marker that is never true leaves a package out: the mocker runs without this one
   echo 'aisimulate ; python_version < "3"' >"$WORK/without"
-  "$BIN/uv" pip install -q --python "$BIN/python" --overrides "$WORK/without" "$@"
+  # --no-config: run in a checkout, uv would take the suite's own pins for these
+  "$BIN/uv" pip install -q --no-config --python "$BIN/python" --overrides "$WORK/without" "$@"
 }
 
 # port : a free one, below 32768: DYN_SYSTEM_PORT takes no higher one
