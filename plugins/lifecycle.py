@@ -104,14 +104,23 @@ class Runners:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not (left := self._left()):
-            return
-        say(session.config, f"{' and '.join(left)} tear down; that may take up to {TORN_DOWN_WITHIN_S} s")
-        for runner in left:
-            self._up[runner].gateway._io.popen.send_signal(signal.SIGINT)
-        deadline = Deadline(TORN_DOWN_WITHIN_S, "the runners to tear down")
-        with suppress(deadline.Exceeded):  # the record that is missing tells it
-            wait_until(lambda: (None if self._left() else True, self._left()), deadline)
+        if left := self._left():
+            say(session.config, f"{' and '.join(left)} tear down; that may take up to {TORN_DOWN_WITHIN_S} s")
+            for runner in left:
+                self._up[runner].gateway._io.popen.send_signal(signal.SIGINT)
+            deadline = Deadline(TORN_DOWN_WITHIN_S, "the runners to tear down")
+            with suppress(deadline.Exceeded):  # the record that is missing tells it
+                wait_until(lambda: (None if self._left() else True, self._left()), deadline)
+        self._take_reports(session.config)
+
+    def _take_reports(self, config: pytest.Config) -> None:
+        """What runners have reported and xdist, interrupted, has not read: none of it is lost."""
+        events = config.pluginmanager.getplugin("dsession").queue
+        while not events.empty():
+            name, told = events.get_nowait()
+            if name == "testreport":
+                told["rep"].node = told["node"]
+                config.hook.pytest_runtest_logreport(report=told["rep"])
 
     def _left(self) -> list[str]:
         """Whose session has not ended, as xdist hears of it also while this process waits."""

@@ -163,6 +163,22 @@ def test_a_signal_while_everything_is_taken_down(suite, args):
     assert [check["outcome"] for check in record["checks"]] == ["passed"]
 
 
+SLOW_CONTROLLER = """
+def pytest_runtest_logstart(nodeid):
+    if "PYTEST_XDIST_WORKER" not in __import__("os").environ:
+        time.sleep(20)
+"""
+
+
+def test_what_runners_have_reported_before_a_signal_is_kept(suite):
+    """The controller has not read the report of a check when it is interrupted."""
+    suite.module(0, '@pytest.mark.check("M00-01")\ndef test_it(): pass\n')
+    more = SLOW_CLOSE + SLOW_CONTROLLER
+    status, output = interrupted(suite, signals(signal.SIGTERM, ONCE), "-n", "1", signs=("waiting",), more=more)
+    record = is_incomplete(suite, status, output)
+    assert [check["outcome"] for check in record["checks"]] == ["passed"], output
+
+
 def test_an_interruption_of_a_runner_alone_is_one_of_the_run(suite):
     suite.module(0, '@pytest.mark.check("M00-01")\ndef test_it(): raise KeyboardInterrupt\n')
     result = suite.run("-n", "2")
