@@ -9,7 +9,6 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from packaging.specifiers import SpecifierSet
 
 from fixtures.basics.check_source import title_of
 from fixtures.basics.errors import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
@@ -17,6 +16,7 @@ from fixtures.basics.evidence import Evidence, slugify
 from fixtures.basics.findings import FoundWrong
 from fixtures.basics.known_failures import load_catalogue
 from fixtures.basics.measure import Measure
+from fixtures.basics.versioned_table import covers
 from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, module_of
@@ -192,7 +192,7 @@ def _known_defect(item: pytest.Item) -> dict[str, Any] | None:
     if defect is None:
         return None
     version = item.config.stash[RUN].product_version()
-    return defect if SpecifierSet(defect["versions"]).contains(version, prereleases=True) else None
+    return defect if covers(defect["versions"], version) else None
 
 
 def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field
-from ruamel.yaml import YAML
 
 from fixtures.basics.printable import head
+from fixtures.basics.versioned_table import entry_for
 from fixtures.clients import http
 
 HERE = Path(__file__).parent
@@ -115,12 +114,8 @@ def good_chat(model: str) -> dict[str, Any]:
 
 
 def for_version(table: str, version: str) -> dict[str, Any]:
-    """The entry of a table beside this file that covers `version`; LookupError says where to add one."""
-    entries = YAML(typ="safe").load(HERE / table)
-    for entry in entries:
-        if SpecifierSet(entry["versions"]).contains(version, prereleases=True):
-            return entry
-    raise LookupError(f"ai-dynamo {version} is not in {table}: measure what it answers and add an entry")
+    """The entry of a table in this module that covers `version`. Raises LookupError."""
+    return entry_for(HERE / table, version)
 
 
 def expected_errors(version: str) -> ExpectedErrors:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
@@ -19,6 +18,7 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_u
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.basics.versioned_table import covers
 from fixtures.clients.inference import complete
 from fixtures.clients.kv_events import kv_events
 from fixtures.load.from_here import COMPLETED, FAILED, HUNG, RequestRecord, run_load
@@ -63,7 +63,7 @@ def fault_table(run: Run, deployment: Deployment) -> Fault:
     version, settings = run.product_version(), deployment.settings
     for entry in map(Fault.model_validate, YAML(typ="safe").load(TABLE)):
         same = (entry.request_plane, entry.event_plane) == (settings.request_plane, settings.event_plane)
-        if same and SpecifierSet(entry.versions).contains(version, prereleases=True):
+        if same and covers(entry.versions, version):
             return entry
     raise CouldNotLook(
         f"{TABLE.name} says nothing of ai-dynamo {version} with requests over {settings.request_plane} and events over "

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.specifiers import SpecifierSet
-from ruamel.yaml import YAML
-
 from fixtures.basics.deadline import Deadline, pause
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.versioned_table import entry_for
 from fixtures.cluster.inventory.model import NodeSpec
 from fixtures.faults import Fault, in_place
 from fixtures.faults.chart import fault_timeline
@@ -115,10 +113,7 @@ class Loss:
 
 def expected(version: str) -> Mapping[str, list[str]]:
     """Of each fault, what errors a client may see. Raises LookupError for a version that the table does not know."""
-    for entry in YAML(typ="safe").load(EXPECTED):
-        if SpecifierSet(entry["versions"]).contains(version, prereleases=True):
-            return entry["errors"]
-    raise LookupError(f"{EXPECTED.name} does not know ai-dynamo {version}: measure what its clients see, and add it")
+    return entry_for(EXPECTED, version)["errors"]
 
 
 def no_loss(loss: Loss) -> None:
