@@ -75,7 +75,7 @@ def drained(run: Run) -> Drained:
         new = ask_until(deployment, False, Deadline(REFUSES_WITHIN_S, "a new request to be refused"))
         (record,) = running.result()
         try:
-            wait_until(lambda: (None if process.is_alive() else True, "alive"), clock)
+            process.wait_until_ended(clock)
         except DeadlineExceeded:
             deployment.frontend.kill()
         ended_after_s, exit_status = clock.elapsed_s, process.exit_status()

@@ -198,12 +198,11 @@ def end(column: Column, deployment: Deployment, seed: int) -> None:
         process.signal(signal.SIGTERM)
         clock = Deadline(worker.ends_within_s, f"{worker.name} to end after SIGTERM")
         registered = lambda: (None if deployment.registered_workers() else True, "registered")  # noqa: E731
-        alive = lambda: (None if process.is_alive() else True, "alive")  # noqa: E731
         unregistered_s = _seconds_until(registered, clock.remaining_s)
-        ended = _seconds_until(alive, clock.remaining_s)
-        ended_s = None if ended is None else clock.elapsed_s
-        status = process.exit_status()
-        if ended is None:
+        try:
+            status, ended_s = process.wait_until_ended(clock), clock.elapsed_s
+        except DeadlineExceeded:
+            status, ended_s = None, None
             worker.kill()
         (record,) = stream.result()
     column.ended = Ended(record, tokens, unregistered_s, ended_s, status, process.end_of_log(6000))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.deadline import Deadline
 from fixtures.clients.etcd import Etcd
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -25,7 +25,6 @@ def etcd(deployment: Deployment) -> Iterator[Etcd]:
 def departure_by_sigterm(run: Run, deployment: Deployment) -> tuple[Departure, int | None]:
     """A worker that joined and was ended with SIGTERM, and its exit status."""
     with departing(run, deployment, signal.SIGTERM) as (worker, so_far):
-        process = worker.require_process()
-        look = lambda: (True if process.exit_status() is not None else None, "still running")  # noqa: E731
-        wait_until(look, Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
-        return so_far(), process.exit_status()
+        ends = Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM")
+        exit_status = worker.require_process().wait_until_ended(ends)
+        return so_far(), exit_status

@@ -165,14 +165,13 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Itera
         signalled = sent.mark("SIGTERM")
         process = worker.require_process()
         process.signal(signal.SIGTERM)
-        ended = lambda: (True if process.exit_status() is not None else None, "it runs")  # noqa: E731
-        wait_until(ended, Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+        exit_status = process.wait_until_ended(Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
         sent.mark("worker ended")
         sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR, Deadline(60, "the load to go on with one worker"))
         load, metrics = sent.finish(), deployment.frontend_metrics()
         kinds = ("ongoing_request", "new_request")
         moved = (int(metrics.total_or_zero(MIGRATIONS, migration_type=kind)) for kind in kinds)
-        return Scaled(load, stayed, came, registered, signalled, process.exit_status(), *moved)
+        return Scaled(load, stayed, came, registered, signalled, exit_status, *moved)
 
 
 @pytest.fixture(scope="package")
