@@ -16,8 +16,7 @@ from fixtures.basics.deadline import DeadlineExceeded, Threads
 from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.clients.answer import Answer
 from fixtures.clients.inference import InferenceEndpoint
-from fixtures.cluster.nodes import Node, RemoteError
-from fixtures.cluster.probes.probe import interface_of, links
+from fixtures.cluster.nodes import RemoteError
 from fixtures.kv.ucx_devices import net_devices
 from fixtures.kv.ucx_log import UCX_TELLS
 from fixtures.load.from_here import outcomes, run_load
@@ -113,7 +112,7 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
     placed = replace(
         placed,
         worker_settings={
-            name: {"extra_env": (*UCX_TELLS.items(), *_devices(run.nodes()[name], transport).items())}
+            name: {"extra_env": (*UCX_TELLS.items(), *net_devices(run.nodes()[name], transport).items())}
             for name in placed.workers
         },
     )
@@ -127,11 +126,6 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
             yield Sides(deployment, found["prefill"][0], found["decode"][0])
     except (ServiceFailed, DeadlineExceeded) as error:
         raise BringUpFailed(APART_CHECK, str(error)) from None
-
-
-def _devices(node: Node, transport: str | None) -> dict[str, str]:
-    """What keeps UCX on the data link: left to itself it takes the management link, too."""
-    return net_devices(node.spec, interface_of(node.spec.dynamo_data_address, links(node)), transport)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fixtures.basics.measure import Measure
 from fixtures.cluster.inventory.dtypes import served_kv_dtype
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
-from fixtures.cluster.probes.probe import carriers, interface_of, links
+from fixtures.cluster.probes.probe import carriers, data_interface
 from fixtures.kv.counters import carried, loaded
 from fixtures.kv.floor import Link, judge_transfers, kv_bytes_per_token, netdev_link, rdma_link, unused_kv
 from fixtures.kv.pair import plain_copy
@@ -143,19 +143,10 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
         memory="cuda" if all(map(run.inventory.kv_is_on_gpu, nodes)) else "host",
         operation="get",  # vLLM's decode side reads
     )
-    data = {name: _data_interface(run.inventory, nodes[name]) for name in nodes}
+    data = {name: data_interface(nodes[name]) for name in nodes}
     on_data = max(each.netdevs.get(data[each.node], 0) for each in seen)
     rdma = next(each.rdma for each in seen if each.node == sides.decode.node.name)
     return Moved(told, now, rdma, on_data / now.nixl_bytes if now.nixl_bytes else 0.0)
-
-
-def _data_interface(inventory: Inventory, node: Node) -> str:
-    """The interface with the node's data address. Raises CouldNotLook."""
-    address = inventory.node(node.name).dynamo_data_address
-    found = interface_of(address, links(node))
-    if found is None:
-        raise CouldNotLook(f"{node.name}: no interface has the data address {address}")
-    return found
 
 
 @pytest.mark.needs("kv_transport")
@@ -240,7 +231,7 @@ def _link(inventory: Inventory, node: Node, carried: dict[str, float]) -> Link:
     try:
         if ports and inventory.cluster.dynamo_kv_transport in ("rdma", None):
             return rdma_link(state["rdma"], ports, carried)
-        name = _data_interface(inventory, node)
+        name = data_interface(node)
         return netdev_link(name, state["netdevs"][name])
     except ValueError as error:
         raise CouldNotLook(f"{node.name}: {error}") from None

@@ -11,7 +11,6 @@ from fixtures.basics.errors import BringUpFailed
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import RemoteError
 from fixtures.cluster.probes.capabilities import NIXL
-from fixtures.cluster.probes.probe import interface_of, links
 from fixtures.kv.pair import Pair
 from fixtures.kv.side import Refused, Side
 from fixtures.kv.ucx_devices import net_devices
@@ -25,8 +24,7 @@ def end(run: Run, name: str, node: str, nth_on_node: int = 0) -> Side:
     """An end on that node, not yet started; the `nth_on_node` has the next of the node's GPUs, as a worker has."""
     equipment = run.equipment()[node]
     side = Side(name, equipment.node, equipment.runtime)
-    interface = interface_of(side.node.spec.dynamo_data_address, links(side.node))
-    side.env |= net_devices(side.node.spec, interface, run.inventory.cluster.dynamo_kv_transport)
+    side.env |= net_devices(side.node, run.inventory.cluster.dynamo_kv_transport)
     side.env |= side.node.spec.visible_gpus(nth_on_node)
     return run.at("module_11.side", side)
 

@@ -10,13 +10,13 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.basics.measurement import Measurement
 from fixtures.cluster.inventory.model import Inventory
-from fixtures.cluster.probes.probe import carriers
+from fixtures.cluster.probes.probe import carriers, data_interface
 from fixtures.kv.floor import Judged, Link, Transfers, judge_transfers, netdev_link, rdma_link
 from fixtures.kv.pair import COPIES, LONG_S, Pair, plain_copy, whole
 from fixtures.kv.side import Side
 from fixtures.run import Run
 from tests_by_module.module_11_kv_transfer.conftest import end
-from tests_by_module.module_11_kv_transfer.transport_counters import counted, data_interface
+from tests_by_module.module_11_kv_transfer.transport_counters import counted
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 TIMES = 20
@@ -107,7 +107,7 @@ def test_transfers_between_nodes_are_not_far_below_their_link(
 
 def said_speed(side: Side) -> Link:
     """What the interface of its data address says of itself."""
-    netdev = data_interface(side)
+    netdev = data_interface(side.node)
     try:
         return netdev_link(netdev, carriers(side.node)["netdevs"][netdev])
     except ValueError as error:
@@ -139,7 +139,7 @@ def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
     judged: dict[str, Judged] = {}
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
     sides = (kv_apart.near, kv_apart.far)
-    devices = [side.node.spec.rdma_ports if rdma else (data_interface(side),) for side in sides]
+    devices = [side.node.spec.rdma_ports if rdma else (data_interface(side.node),) for side in sides]
     for number, (here, there) in enumerate(zip(*devices, strict=True), 1):
         near, far = (end(run, f"kv-device-{number}-{n}", side.node.name) for n, side in enumerate(sides, 1))
         near.env["UCX_NET_DEVICES"], far.env["UCX_NET_DEVICES"] = here, there

@@ -6,13 +6,13 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.cluster.inventory.model import Inventory
-from fixtures.cluster.probes.probe import carriers
+from fixtures.cluster.probes.probe import carriers, data_interface
 from fixtures.kv.counters import loaded
 from fixtures.kv.pair import Operation, Pair
 from fixtures.kv.ucx_log import parse
 from fixtures.kv.witness import CARRIED, NOT_CARRIED, witness
 from fixtures.run import Run
-from tests_by_module.module_11_kv_transfer.transport_counters import counted, data_interface, move
+from tests_by_module.module_11_kv_transfer.transport_counters import counted, move
 
 UCX_OPERATION = {"READ": "get", "WRITE": "put"}
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker"), pytest.mark.needs("kv_transport")]
@@ -67,7 +67,7 @@ def test_kv_goes_over_the_data_link(
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
     found, rows = Findings(), []
     for counts, side in zip(kv, (kv_apart.near, kv_apart.far), strict=True):
-        meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side)}
+        meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side.node)}
         taken = counts.rdma if rdma else counts.netdevs
         shares = {name: count / asked for name, count in taken.items()}
         rows += [(counts.node, name, name.split(":")[0] in meant, f"{share:.3f}") for name, share in shares.items()]

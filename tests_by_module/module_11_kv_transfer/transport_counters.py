@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from fixtures.basics.errors import CouldNotLook
-from fixtures.cluster.probes.probe import carriers, interface_of, links
+from fixtures.cluster.probes.probe import carriers
 from fixtures.kv.counters import Carried, carried
 from fixtures.kv.pair import Operation, Pair, whole
-from fixtures.kv.side import Side
 from fixtures.run import Run
 
 T = TypeVar("T")
@@ -36,12 +34,3 @@ def move(pair: Pair, operation: Operation) -> tuple[int, int]:
     """
     times = -(-LEAST_BYTES // pair.size)
     return times * pair.size, times * pair.done(operation, whole(pair.size), times=times)["counted"]
-
-
-def data_interface(side: Side) -> str:
-    """The interface that has the node's data address."""
-    found = links(side.node)
-    name = interface_of(side.node.address, found)
-    if name is None:
-        raise CouldNotLook(f"{side.node.name}: no interface has {side.node.address}: {found}")
-    return name
