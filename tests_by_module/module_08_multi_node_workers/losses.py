@@ -193,9 +193,9 @@ def lose(
     with steady_load(run, deployment, **load) as sent:
         _quiet_beginning(sent, name)
         with in_place(fault, sent.mark):
-            _pause(hold, "the fault to last") if isinstance(hold, int | float) else hold()
+            pause(hold, "the fault to last") if isinstance(hold, int | float) else hold()
         ended, restarted = _supervise(deployment, sent)
-        _pause(GOES_ON_S, "the load to go on")
+        pause(GOES_ON_S, "the load to go on")
         after = registered(deployment)
         result = sent.finish()
     hit_ids = frozenset(before[worker.system_url] for worker in victims or ())
@@ -227,7 +227,3 @@ def _quiet_beginning(sent: NodeLoad, name: str) -> None:
     requests = sent.wait_until_completed(ENOUGH, Deadline(30, "a quiet beginning"))
     if bad := lost(requests):
         raise CouldNotLook(f"{name}: before the fault {len(bad)} requests were lost already: {bad[0]}")
-
-
-def _pause(seconds: float, what: str) -> None:
-    pause(seconds, what)

@@ -7,7 +7,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
-from fixtures.faults import Killed, Partition, PoweredOff, SlowLink
+from fixtures.faults import Fault, Killed, Partition, PoweredOff, SlowLink
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
@@ -42,8 +42,7 @@ def calm(run: Run, where: Places) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def short_partition(run: Run, calm: Deployment, where: Places) -> Loss:
-    fault = Partition(run.lab(), where.one, where.two)
-    return lose(run, calm, "short_partition", fault, SHORT_S, victims=calm.workers[1:])
+    return lose(run, calm, "short_partition", partition(run, where), SHORT_S, victims=calm.workers[1:])
 
 
 @pytest.fixture(scope="module")
@@ -72,38 +71,41 @@ def migrated(run: Run, where: Places) -> Loss:
         return lose(run, deployment, "worker_killed_with_migration", Killed(victim), 1.0, victims=[victim])
 
 
-def parted(run: Run, where: Places, name: str, own: str, **changes: object) -> Loss:
+def partition(run: Run, where: Places) -> Fault:
+    return Partition(run.lab(), where.one, where.two)
+
+
+def power_off(run: Run, where: Places) -> Fault:
+    return PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
+
+
+def cut_off(run: Run, where: Places, name: str, own: str, fault: Fault, beyond_s: float, **changes: object) -> Loss:
+    """Of a deployment of its own one worker's node is lost until `beyond_s` after the end of the lease."""
     with run.own_deployment(own, placed=where.spread, **changes) as deployment:
-        fault = Partition(run.lab(), where.one, where.two)
-        hold = run.inventory.cluster.dynamo_lease_ttl_s + 2.0
-        return lose(run, deployment, name, fault, hold, victims=deployment.workers[1:])
+        hold_s = run.inventory.cluster.dynamo_lease_ttl_s + beyond_s
+        return lose(run, deployment, name, fault, hold_s, victims=deployment.workers[1:])
 
 
 @pytest.fixture(scope="module")
 def long_partition(run: Run, where: Places) -> Loss:
-    return parted(run, where, "long_partition", "module_08.parted")
+    return cut_off(run, where, "long_partition", "module_08.parted", partition(run, where), 2.0)
 
 
 @pytest.fixture(scope="module")
 def long_partition_with_timeout(run: Run, where: Places) -> Loss:
-    return parted(run, where, "long_partition_with_timeout", "module_08.parted-timed", extra_env=STREAM_TIMEOUT)
-
-
-def switched_off(run: Run, where: Places, name: str, own: str, **changes: object) -> Loss:
-    with run.own_deployment(own, placed=where.spread, **changes) as deployment:
-        fault = PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
-        hold = run.inventory.cluster.dynamo_lease_ttl_s + 1.0
-        return lose(run, deployment, name, fault, hold, victims=deployment.workers[1:])
+    name, own = "long_partition_with_timeout", "module_08.parted-timed"
+    return cut_off(run, where, name, own, partition(run, where), 2.0, extra_env=STREAM_TIMEOUT)
 
 
 @pytest.fixture(scope="module")
 def node_off(run: Run, where: Places) -> Loss:
-    return switched_off(run, where, "node_off", "module_08.off")
+    return cut_off(run, where, "node_off", "module_08.off", power_off(run, where), 1.0)
 
 
 @pytest.fixture(scope="module")
 def node_off_with_timeout(run: Run, where: Places) -> Loss:
-    return switched_off(run, where, "node_off_with_timeout", "module_08.off-timed", extra_env=STREAM_TIMEOUT)
+    name, own = "node_off_with_timeout", "module_08.off-timed"
+    return cut_off(run, where, name, own, power_off(run, where), 1.0, extra_env=STREAM_TIMEOUT)
 
 
 def record_ends(loss: Loss, measure: Measure, evidence: Evidence) -> None:
@@ -111,6 +113,14 @@ def record_ends(loss: Loss, measure: Measure, evidence: Evidence) -> None:
     loss.show(evidence)
     measure("hung_requests", len(loss.hung), n=len(loss.requests))
     measure("streams_end_after_loss_s", loss.streams_end_s(), n=len(loss.on_victims()))
+
+
+def all_end_by_the_stream_timeout(run: Run, loss: Loss, measure: Measure, evidence: Evidence) -> None:
+    """Nothing hung, errors are known ones, and soon all was served again."""
+    record_ends(loss, measure, evidence)
+    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
+    failed_as_known(run, loss)
+    measure.judge()
 
 
 @check(
@@ -243,11 +253,7 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
     run: Run, long_partition_with_timeout: Loss, measure: Measure, evidence: Evidence
 ):
     """With the stream timeout set, every request to a partitioned node ends with an error that says so."""
-    loss = long_partition_with_timeout
-    record_ends(loss, measure, evidence)
-    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
-    failed_as_known(run, loss)
-    measure.judge()
+    all_end_by_the_stream_timeout(run, long_partition_with_timeout, measure, evidence)
 
 
 @check(
@@ -283,8 +289,7 @@ def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
 def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure: Measure):
     """A worker that ended after a partition serves again once it is restarted, as by a supervisor."""
     loss = long_partition_with_timeout
-    since = loss.restarted or loss.moment("healed")
-    measure("return_s", loss.return_s(since))
+    measure("return_s", loss.return_s(loss.restarted or loss.moment("healed")))
     measure.judge()
 
 
@@ -315,11 +320,7 @@ def test_stream_timeout_ends_what_a_node_without_power_would_hang(
     run: Run, node_off_with_timeout: Loss, measure: Measure, evidence: Evidence
 ):
     """With the stream timeout set, every request to a node without power ends with an error that says so."""
-    loss = node_off_with_timeout
-    record_ends(loss, measure, evidence)
-    measure("recovery_s", loss.recovery_s(loss.moment("injected")))
-    failed_as_known(run, loss)
-    measure.judge()
+    all_end_by_the_stream_timeout(run, node_off_with_timeout, measure, evidence)
 
 
 @check(
