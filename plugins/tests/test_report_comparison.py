@@ -13,7 +13,7 @@ SEEN = """
     from fixtures.baseline.curves import comparison_curves
     from fixtures.baseline.curves import comparison_rows
     from fixtures.load.point import Point
-    from fixtures.baseline.comparison import compare, worse_than_allowed
+    from fixtures.baseline.comparison import compare
     from fixtures.kv.floor import Link, Transfers, judge_transfers
     from fixtures.tests.run_sets import TYPICAL, run, runs
 
@@ -34,8 +34,8 @@ SEEN = """
         evidence.note("Does it pay?", "\\n".join(compared.summary("prefill-heavy", drawn)))
         evidence.svg("prefill-heavy: baseline against Dynamo", comparison_curves(compared, "prefill-heavy", drawn))
         evidence.table("Baseline against Dynamo", HEADERS, comparison_rows(compared))
-        told = worse_than_allowed(compared, {"output_tokens_per_s": 1.2, "ttft_ms_p50": 1.2})
-        assert not told, "; ".join(told)
+        worse = [each for each in compared.differences if each.metric in drawn and each.word == "worse"]
+        assert not worse, "; ".join(f"{each.point}: {each}, worse than the baseline" for each in worse)
 
     @pytest.mark.check("M10-02")
     def test_kv_moves_as_the_link_allows():
@@ -57,7 +57,7 @@ def test_the_h200_case_is_rejected_by_its_transfer_and_by_its_twin(reported):
     assert reported.result.ret == 1 and reported.record()["verdict"] == "REJECTED"
     reasons = {check["id"]: check["reason"] for check in reported.record()["checks"]}
     assert "slow KV transfer: 62 MB of KV took 150 ms, 0.413 GB/s" in reasons["M10-02"]
-    for told in ("throughput -88 %", "TTFT p50 +1500 %", "worse than the baseline by more than the factor 1.2"):
+    for told in ("throughput -88 %", "TTFT p50 +1500 %", "worse than the baseline"):
         assert told in reasons["M10-01"]
 
 
