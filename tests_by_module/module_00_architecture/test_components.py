@@ -15,6 +15,7 @@ from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.offered import look
 from fixtures.product.deployments.registry import event_channels_of
 from fixtures.product.deployments.topology import ANY_ADDRESS, Component, Picture
+from fixtures.product.services.dynamo import Settings
 from fixtures.run import Run
 from tests_by_module.module_00_architecture.request_path import RequestPath
 
@@ -207,17 +208,24 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
 def test_components_are_connected_as_the_picture_shows(picture: Picture, deployment: Deployment, evidence: Evidence):
     """Frontend and workers are connected to etcd and, where a plane uses it, to NATS; the frontend to each worker."""
     planes = deployment.settings
+    servers = servers_of(picture, planes)
     workers, frontends = picture.of_kind("worker"), picture.of_kind("frontend")
     assert workers and frontends, "no worker or no frontend was found: nothing to look at"
-    servers = picture.of_kind("etcd")
-    if "nats" in (planes.event_plane, planes.request_plane):
-        servers += picture.of_kind("nats")
     expected = [(process, server) for process in workers + frontends for server in servers]
     if planes.request_plane == "tcp":
         expected += [(frontend, worker) for frontend in frontends for worker in workers]
     evidence.table("connections", ["from", "to", "what"], [[e.source, e.target, e.protocol] for e in picture.edges])
     absent = [f"{a.id} is not connected to {b.id}" for a, b in expected if not picture.connected(a, b)]
     Findings(absent).judge()
+
+
+def servers_of(picture: Picture, planes: Settings) -> list[Component]:
+    """The servers that frontend and workers keep connections to. Raises AssertionError when one was not found."""
+    kinds = ["etcd", *(["nats"] if "nats" in (planes.event_plane, planes.request_plane) else [])]
+    found = {kind: picture.of_kind(kind) for kind in kinds}
+    absent = [kind for kind, components in found.items() if not components]
+    assert not absent, f"no {' and no '.join(absent)} was found: its connections cannot be looked at"
+    return [component for components in found.values() for component in components]
 
 
 @check(

@@ -22,6 +22,8 @@ from fixtures.run import Run
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()"
 CONNECT_WITHIN_S = 10
+# the fields of a model card that name files
+CARD_PARTS = ("model_info", "tokenizer", "prompt_formatter", "gen_config")
 
 
 @check(
@@ -80,16 +82,16 @@ def test_the_model_cards_files_are_served(deployment: Deployment):
 
 def files_behind(card: dict, deployment: Deployment) -> list[str]:
     """What is wrong with the files that a model card names: the frontend fetches them from the worker."""
-    wrong = []
-    for part in ("model_info", "tokenizer", "prompt_formatter", "gen_config"):
-        for file in (card.get(part) or {}).values():
-            try:
-                size = len(http.get(deployment.reach(file["path"]), timeout_s=5).raise_for_status().content)
-            except httpx.HTTPError as error:
-                wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
-                continue
-            if size != file["size"]:
-                wrong.append(f"{file['path']} has {size} bytes, the model card says {file['size']}")
+    files = [file for part in CARD_PARTS for file in (card.get(part) or {}).values()]
+    wrong = [] if files else [f"the model card names no file under {', '.join(CARD_PARTS)}"]
+    for file in files:
+        try:
+            size = len(http.get(deployment.reach(file["path"]), timeout_s=5).raise_for_status().content)
+        except httpx.HTTPError as error:
+            wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
+            continue
+        if size != file["size"]:
+            wrong.append(f"{file['path']} has {size} bytes, the model card says {file['size']}")
     return wrong
 
 

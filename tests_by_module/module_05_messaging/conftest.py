@@ -17,6 +17,7 @@ from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
     Asked,
     block_sizes,
+    everything_on,
     known_load,
     kv_events,
     subject_of,
@@ -60,7 +61,7 @@ def client(own_nats: Nats) -> Iterator[Client]:
 def published(deployment: Deployment) -> Published:
     """Requests of several lengths, none like another, to the shared deployment, with everything on NATS captured."""
     sizes = block_sizes(deployment)
-    with deployment.nats_client() as client, client.capture(">") as messages:
+    with deployment.nats_client() as client, everything_on(client) as messages:
         asked, blocks = known_load(deployment, sizes)
         heard = partial(kv_events, client, messages, subject_of(deployment, "kv-events"))
         events = wait_for_blocks(heard, blocks)

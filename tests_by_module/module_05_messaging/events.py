@@ -1,10 +1,12 @@
 """A load of known prompts, and the KV events that it was seen to publish."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import CouldNotLook
 from fixtures.clients.inference import Answer, complete
 from fixtures.clients.kv_events import KvEvent, decode
 from fixtures.clients.nats import Message, Nats
@@ -54,6 +56,25 @@ def known_load(deployment: Deployment, sizes: dict[int, int]) -> tuple[list[Aske
 def unique_prompt(sentences: int) -> str:
     """A prompt that no cache holds: its first block differs from every other's."""
     return f"{uuid4()} " + "the words of the sea and of the mountain " * sentences
+
+
+@contextmanager
+def everything_on(client: Nats) -> Iterator[list[Message]]:
+    """Every message on NATS while this is open, for who judges what is not there.
+
+    Raises CouldNotLook when nothing came and a message of the suite's own is not seen either.
+    """
+    with client.capture(">") as messages:
+        yield messages
+        client.flush()
+        if messages:
+            return
+        own = f"acceptance.{uuid4()}"
+        client.publish(own)
+        client.flush()
+        if own not in {message.subject for message in messages}:
+            raise CouldNotLook(f"a message that the suite published as {own} is not seen: nothing can be said of NATS")
+        messages.clear()
 
 
 def kv_events(client: Nats, messages: Iterable[Message], subject: str) -> list[KvEvent]:

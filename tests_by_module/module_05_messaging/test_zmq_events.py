@@ -26,6 +26,7 @@ from tests_by_module.module_05_messaging.events import (
     Asked,
     ask,
     block_sizes,
+    everything_on,
     known_load,
     misnumbered,
     unique_prompt,
@@ -70,7 +71,7 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
             raise BringUpFailed(PUBLISHERS_CHECK, f"{error}; etcd says {told}") from None
         sizes = block_sizes(deployment)
         client = stack.enter_context(connected(deployment.reach(settings.nats_url)))
-        with client.capture(">") as messages:
+        with everything_on(client) as messages:
             asked, blocks = known_load(deployment, sizes)
             events = wait_for_blocks(seen.look, blocks)
             client.flush()

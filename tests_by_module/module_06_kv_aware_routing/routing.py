@@ -125,6 +125,16 @@ def routed(answer: Answer, prompt_tokens: int, block_size: int) -> Routed:
     )
 
 
+def workers_of(routed: Sequence[Routed]) -> list[int]:
+    """The worker of each request that was served. Raises CouldNotLook when an answer does not name one."""
+    served = [each for each in routed if not each.error]
+    named = [each.worker for each in served if each.worker is not None]
+    if len(named) < len(served):
+        anonymous = len(served) - len(named)
+        raise CouldNotLook(f"{anonymous} of {len(served)} answers name no worker: nothing can be said of the choice")
+    return named
+
+
 def events_applied(deployment: Deployment, frontend_url: str | None = None) -> dict[tuple[str, str], float]:
     """What the router (of the frontend at `frontend_url`) has done with events it received, by (kind, status)."""
     wanted = deployment.settings.dialect.metrics.kv_events_applied

@@ -13,7 +13,7 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
 from fixtures.load.traces import Tokens, Traces
 from fixtures.product.deployments.deployment import Deployment
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send, workers_of
 
 pytestmark = pytest.mark.needs("kv_router")
 
@@ -29,7 +29,7 @@ def at_once(
 
 def busiest(routed: Sequence[Routed], workers: int) -> tuple[float, dict[str, int]]:
     """Requests of the busiest worker in multiples of the fair share, and the requests of each."""
-    counts = Counter(f"{each.worker:x}" for each in routed if each.worker is not None)
+    counts = Counter(f"{worker:x}" for worker in workers_of(routed))
     return max(counts.values(), default=0) * workers / max(1, len(routed)), dict(counts)
 
 

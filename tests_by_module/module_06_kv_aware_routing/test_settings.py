@@ -14,7 +14,7 @@ from fixtures.load.traces import Traces
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, send
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, send, workers_of
 
 pytestmark = pytest.mark.needs("managed", "kv_router")
 
@@ -75,7 +75,7 @@ def ask_often(own: Deployment, traces: Traces, url: str, *, blocks: int = 0) -> 
 
 
 def counted(done: Sequence[Routed]) -> dict[str, int]:
-    return dict(Counter(f"{each.worker:x}" for each in done if each.worker is not None))
+    return dict(Counter(f"{worker:x}" for worker in workers_of(done)))
 
 
 @check(
@@ -101,8 +101,8 @@ def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str
 
 @check(
     "M06-24",
-    judged="one of two workers is kept busy: round-robin takes turns, random both by chance, least-loaded and power- "
-    "of-two the other; none predicts hits",
+    judged="one of two workers is kept busy: round-robin takes turns, random both by chance, least-loaded and "
+    "power-of-two the other; none predicts hits",
     evidence="workers in order",
     by_hand="start a frontend with --router-mode; load one worker; send others",
     causes=[15],
@@ -115,7 +115,7 @@ def test_router_modes_choose_as_they_say(
     loaded = own.registered_workers()[0].instance_id
     with kept_busy(own, traces, tuned[mode], STREAMS, STREAM_BLOCKS, [loaded]):
         done = ask_often(own, traces, tuned[mode])
-    chosen = [each.worker for each in done if each.worker is not None]
+    chosen = workers_of(done)
     told, holds = MODES[mode]
     evidence.table("in order", ["request", "worker"], [[n, f"{worker:x}"] for n, worker in enumerate(chosen, 1)])
     assert all(each.predicted is None for each in done), (
@@ -129,8 +129,8 @@ def test_router_modes_choose_as_they_say(
 
 @check(
     "M06-25",
-    judged="a router leaves out the worker that it keeps busy; one with `--no-router-track-active-blocks --no- "
-    "router-track-prefill-tokens` does not",
+    judged="a router leaves out the worker that it keeps busy; one with `--no-router-track-active-blocks "
+    "--no-router-track-prefill-tokens` does not",
     evidence="requests by worker",
     by_hand="load a worker through a frontend that does not track load; send others",
 )

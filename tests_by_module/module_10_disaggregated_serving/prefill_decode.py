@@ -90,6 +90,7 @@ class Sides:
         return {name: self.count_of(worker) for name, worker in self.both.items()}
 
     def count_of(self, worker: Worker) -> Counted:
+        """What one side has counted. Raises CouldNotLook, also when a counter of failures is absent."""
         page = self.page(worker)
         return Counted(
             computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
@@ -98,8 +99,8 @@ class Sides:
             nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
             nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
             nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
-            failed=page.total_or_zero(NIXL_FAILED),
-            expired=page.total_or_zero(NIXL_EXPIRED),
+            failed=page.total(NIXL_FAILED),
+            expired=page.total(NIXL_EXPIRED),
         )
 
     def counted_since(self, before: dict[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
