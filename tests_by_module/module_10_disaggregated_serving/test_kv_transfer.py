@@ -171,8 +171,8 @@ def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, m
 
 @check(
     "M10-08",
-    judged="time of a transfer against the floor (`kv_floor.yaml`) that follows from the link, or on one node from a "
-    "copy within the memory that KV is in; recorded in a lab",
+    judged="time of a transfer against the floor (`fixtures/kv/floor.yaml`) that follows from the link, or on one node "
+    "from a copy within the memory that KV is in; recorded in a lab",
     evidence="sentence",
     by_hand="vllm:nixl_bytes_transferred and vllm:nixl_xfer_time_seconds, against the link's rate",
     causes=[43],

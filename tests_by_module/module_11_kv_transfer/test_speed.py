@@ -44,8 +44,8 @@ def slow(judged: dict[str, Judged], measured: list[Measurement]) -> str:
 
 @check(
     "M11-07",
-    judged="the best of 20 against the time allowed by `kv_floor.yaml` for a plain copy's speed in the same run, "
-    "from GPU to GPU where `dynamo_gpus` has several",
+    judged="the best of 20 against the time allowed by `fixtures/kv/floor.yaml` for a plain copy's speed in the same "
+    "run, from GPU to GPU where `dynamo_gpus` has several",
     evidence="measurements, sentences",
     by_hand='ask a \'{"do": "move", …}\': "took_s" in its answer',
 )
@@ -158,8 +158,8 @@ def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
 
 @check(
     "M11-15",
-    judged="200 of 4 KiB each way, the quickest and the median against the set-up time of `kv_floor.yaml`; the "
-    "median is recorded where two ends share two processors",
+    judged="200 of 4 KiB each way, the quickest and the median against the set-up time of `fixtures/kv/floor.yaml`; "
+    "the median is recorded where two ends share two processors",
     evidence="measurements",
     by_hand='ask a \'{"do": "move", …, "blocks": [[0, 0, 4096]]}\' 200 times',
 )
