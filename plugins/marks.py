@@ -142,6 +142,8 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         found.append(f"causes: {', '.join(unknown)} not in fixtures/basics/known_failures.yaml")
     if unknown := sorted(needed - set(CAPABILITIES)):
         found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(CAPABILITIES)}")
+    if "managed" in getattr(item, "fixturenames", ()) and "managed" not in needed:
+        found.append('takes the fixture managed: mark it with @pytest.mark.needs("managed")')
     if defect is not None:
         missing = [key for key in DEFECT if not isinstance(defect.get(key), str)]
         if missing:

@@ -18,7 +18,7 @@ from fixtures.cluster.inventory import load
 from fixtures.cluster.inventory.loader import SUITE
 from fixtures.product.deployments.bring_up import new_worker
 from fixtures.product.deployments.bring_up import start as start_services
-from fixtures.product.deployments.deployment import Deployment, discard
+from fixtures.product.deployments.managed import ManagedDeployment, discard
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.product.services.control_plane import Etcd, Nats
 from fixtures.product.services.dynamo import Frontend
@@ -61,7 +61,7 @@ def own(tmp_path_factory) -> Certificates:
 @contextmanager
 def theirs(
     run: Run, etcd: Etcd, nats: Nats, workers: tuple[dict, ...] = ({}, {}), registered: bool = True, **changes
-) -> Iterator[Deployment]:
+) -> Iterator[ManagedDeployment]:
     """A deployment of somebody else's: each of `workers` is changes to its settings.
 
     With `registered` they are in etcd, all in its namespace.
@@ -70,7 +70,7 @@ def theirs(
     settings = run._settings().but(namespace=NAMESPACE, etcd_url=etcd.url, nats_url=nats.url, **changes)
     name = f"frontend-{secrets.token_hex(2)}"
     frontend = Frontend(name, equipment.node, equipment.runtime, settings)
-    deployment = Deployment(settings, frontend.url, etcd, nats, [frontend], prefix=f"{secrets.token_hex(2)}-")
+    deployment = ManagedDeployment(settings, frontend.url, etcd, nats, [frontend], prefix=f"{secrets.token_hex(2)}-")
     for own in workers:
         new_worker(deployment, equipment, **own)
     try:
@@ -89,7 +89,8 @@ def theirs(
 def etcd_and_nats(run: Run) -> tuple[Etcd, Nats]:
     (equipment,) = run.equipment().values()
     names = [f"{name}-{secrets.token_hex(2)}" for name in ("etcd", "nats")]
-    return Etcd(names[0], equipment.node, equipment.etcd_binary), Nats(names[1], equipment.node, equipment.nats_binary)
+    etcd, nats = (equipment.server(kind) for kind in ("etcd", "nats"))
+    return Etcd(names[0], equipment.node, etcd), Nats(names[1], equipment.node, nats)
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def proxied(upstream: str, port: int, *options: str) -> Iterator[None]:
         process.wait(10)
 
 
-def attached(inventory, deployment: Deployment, **variables: str | None) -> str:
+def attached(inventory, deployment: ManagedDeployment, **variables: str | None) -> str:
     """The inventory of whoever attaches to it; variables without dynamo_, None takes one out."""
     settings = deployment.settings
     urls = {"etcd_url": settings.etcd_url, "nats_url": settings.nats_url, "frontend_url": deployment.frontend_url}
@@ -147,9 +148,9 @@ def test_etcd_and_nats_that_ask_who_is_there(run, own, start, inventory):
     """etcd with TLS that asks for certificates, and NATS with a token."""
     (equipment,) = run.equipment().values()
     name = secrets.token_hex(2)
-    etcd = TlsEtcd(f"etcd-{name}", equipment.node, equipment.etcd_binary, own, asks=True)
+    etcd = TlsEtcd(f"etcd-{name}", equipment.node, equipment.server("etcd"), own, asks=True)
     config = f'authorization {{ token: "{SECRET}" }}\n'
-    nats = GuardedNats(f"nats-{name}", equipment.node, equipment.nats_binary, config=config)
+    nats = GuardedNats(f"nats-{name}", equipment.node, equipment.server("nats"), config=config)
     files = {"ETCD_AUTH_CA": own.ca, "ETCD_AUTH_CLIENT_CERT": own.cert, "ETCD_AUTH_CLIENT_KEY": own.key}
     # Dynamo takes what is in the files, not their names
     keys = [(name, Path(file).read_text()) for name, file in files.items()]

@@ -73,6 +73,9 @@ WRONG_MARKS = """
     @pytest.mark.check("M00-05")
     @pytest.mark.known_defect(versions="<1.7")
     def test_no_issue(): pass
+
+    @pytest.mark.check("M00-06")
+    def test_acts(managed): pass
 """
 
 
@@ -89,6 +92,7 @@ def test_wrong_markers_are_all_told(suite, args):
         "versions 'all' is not a PEP 440 specifier",
         "shows '(' is not a regular expression",
         "known_defect: issue, shows, reason is missing",
+        'test_acts: takes the fixture managed: mark it with @pytest.mark.needs("managed")',
     ):
         assert message in text, message
 

@@ -8,7 +8,8 @@ from fixtures.cluster.nodes import Node
 from fixtures.plants.plant import EnvPlant, Plant, SettingsPlant
 from fixtures.plants.processes import OtherModelName
 from fixtures.plants.proxy import CorruptingProxy, Exchange
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import READY_WITHIN_S
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import ServedModel
 from fixtures.product.services.control_plane import Nats
 from fixtures.product.services.dynamo import Worker
@@ -62,7 +63,7 @@ class WorkerInOtherNamespace(Plant):
     def expected(self, workers: list[Worker]) -> list[Worker]:
         return workers[:-1]
 
-    def serving(self, deployment: Deployment) -> None:
+    def serving(self, deployment: ManagedDeployment) -> None:
         deadline = Deadline(READY_WITHIN_S, "the worker to register elsewhere")
         wait_until(lambda: (deployment.other_namespaces() or None, "nobody there"), deadline)
 
@@ -116,8 +117,7 @@ class WorkerOnSecondNats(Plant):
         self.victim = workers[-1]
         return workers
 
-    def planned(self, deployment: Deployment) -> None:
-        assert deployment.nats is not None
+    def planned(self, deployment: ManagedDeployment) -> None:
         self.second = Nats("second-nats", deployment.nats.node, deployment.nats.binary)
         self.second.start(Deadline(30, "a second NATS"))
         self.victim.settings = self.victim.settings.but(nats_url=self.second.url)

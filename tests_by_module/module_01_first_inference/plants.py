@@ -10,7 +10,7 @@ from fixtures.plants.answers import InOneChunk, Miscounted
 from fixtures.plants.plant import Plant
 from fixtures.plants.processes import started_late
 from fixtures.plants.proxy import CorruptingProxy, Events, Exchange
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import Runtime
 
 
@@ -47,8 +47,7 @@ class NatsSlowToStart(Plant):
 
     catches = {"M01-05": "control_plane_ready_s"}
 
-    def planned(self, deployment: Deployment) -> None:
-        assert deployment.nats is not None
+    def planned(self, deployment: ManagedDeployment) -> None:
         started_late(deployment.nats, 11)
 
 

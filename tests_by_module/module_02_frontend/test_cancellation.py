@@ -10,6 +10,7 @@ from fixtures.clients.inference import complete
 from fixtures.load.from_here import LEFT, RequestRecord, run_load
 from fixtures.load.plan import plan
 from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.counters import (
     CANCELLED,
@@ -125,24 +126,24 @@ def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployme
 )
 @pytest.mark.parametrize(("when", "clients"), [(EARLY, EARLY_STORM), (MIDDLE, STORM)], ids=["early", "middle"])
 def test_storm_of_disconnects_leaks_nothing(
-    when: str, clients: int, run: Run, deployment: Deployment, measure: Measure
+    when: str, clients: int, run: Run, managed: ManagedDeployment, measure: Measure
 ):
     """After 200 clients disconnect at once, all are counted, no request is left running and no file left open."""
-    before = wait_for(deployment, idle, NOTICED_WITHIN_S)
-    files = open_files(deployment)
-    records = leave(when, run.seed, deployment, clients)
-    after = settled(deployment, before, clients)
+    before = wait_for(managed, idle, NOTICED_WITHIN_S)
+    files = open_files(managed)
+    records = leave(when, run.seed, managed, clients)
+    after = settled(managed, before, clients)
     measure("disconnects_counted_twice", judge(before, after, clients, when), n=clients)
     in_time = sum(bool(record.answer.chunks) == (when == MIDDLE) for record in records)
     if in_time < STORM:
         raise CouldNotLook(f"only {in_time} of {clients} clients left {when}")
-    measure("open_files_more", open_files(deployment) - files)
-    good = complete(deployment.endpoint, "after the storm", max_tokens=2)
+    measure("open_files_more", open_files(managed) - files)
+    good = complete(managed.endpoint, "after the storm", max_tokens=2)
     assert good.ok, f"a good request after the storm: {good.describe()}"
     measure.judge()
 
 
-def open_files(deployment: Deployment) -> int:
+def open_files(deployment: ManagedDeployment) -> int:
     """Files and connections that the frontend has open."""
     frontend = deployment.frontend
     where = f"/proc/{frontend.require_process().pgid}/fd"

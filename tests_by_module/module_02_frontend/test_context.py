@@ -11,6 +11,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.load.plan import ORDINARY_TOKENS
 from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, TokenBudget
@@ -23,7 +24,7 @@ def prompt(tokens: int) -> list[int]:
     return [ORDINARY_TOKENS[number % len(ORDINARY_TOKENS)] for number in range(tokens)]
 
 
-def advertise(deployment: Deployment, budget: TokenBudget) -> None:
+def advertise(deployment: ManagedDeployment, budget: TokenBudget) -> None:
     """Write `budget` into the workers' cards as real engines do, and start the frontend again, which then reads it."""
     with deployment.etcd_client() as etcd:
         for worker in deployment.registered_workers():

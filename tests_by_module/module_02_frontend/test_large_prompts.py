@@ -14,7 +14,7 @@ from fixtures.basics.printable import head
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.load.plan import ORDINARY_TOKENS
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, LargePrompt, LargePrompts, Refusal
 
@@ -36,7 +36,7 @@ def prompt(form: Form, many: LargePrompt) -> tuple[Any, int]:
     return asked, len(text.split())
 
 
-def reasons(deployment: Deployment, large: LargePrompts) -> list[str]:
+def reasons(deployment: ManagedDeployment, large: LargePrompts) -> list[str]:
     """What frontend and workers wrote about prompts that they refused, with what stood behind it."""
     said = re.compile("|".join(re.escape(refusal.reason) for refusal in large.refusals.values()))
     lines = [line for each in (deployment.frontend, *deployment.workers) for line in each.log().splitlines()]

@@ -16,7 +16,7 @@ from fixtures.cluster.probes.probe import families, footprint
 from fixtures.load.from_here import RequestRecord, run_load
 from fixtures.load.plan import ORDINARY_TOKENS, plan
 from fixtures.load.traces import Traces
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
 from tests_by_module.module_03_workers_and_backends.oracle import Compared
@@ -83,7 +83,7 @@ class Column:
         return contract().engines[self.runtime.engine]
 
 
-def look(deployment: Deployment, spec: RuntimeSpec, seed: int, salt: str) -> Column:
+def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str) -> Column:
     """Everything but its end, which is `end`."""
     (worker,) = deployment.workers
     pid = worker.require_process().pgid
@@ -97,9 +97,9 @@ def look(deployment: Deployment, spec: RuntimeSpec, seed: int, salt: str) -> Col
     return column
 
 
-def _startup(deployment: Deployment, worker: Worker, spec: RuntimeSpec, began_at: float) -> StartUp:
+def _startup(deployment: ManagedDeployment, worker: Worker, spec: RuntimeSpec, began_at: float) -> StartUp:
     facts, log = contract().engines[spec.engine], worker.log()
-    assert worker.launched_at is not None and deployment.registered_at is not None
+    assert worker.launched_at is not None
     registered_s = deployment.registered_at - worker.launched_at
     first_token_s = next(phase.duration_s for phase in deployment.phases if phase.what == "first token")
     told = [_told_at(log, line) for line in (facts.imported, facts.loaded)]
@@ -112,18 +112,18 @@ def _told_at(log: str, line: str | None) -> float | None:
     return datetime.fromisoformat(f"{found[1]}+00:00").timestamp() if found else None
 
 
-def _page(deployment: Deployment) -> prometheus.Metrics:
+def _page(deployment: ManagedDeployment) -> prometheus.Metrics:
     (worker,) = deployment.workers
     return prometheus.scrape(deployment.reach(f"{worker.system_url}/metrics"))
 
 
-def _counts(column: Column, page: prometheus.Metrics, deployment: Deployment) -> dict[str, float]:
+def _counts(column: Column, page: prometheus.Metrics, deployment: ManagedDeployment) -> dict[str, float]:
     requests = page.total_or_zero(REQUESTS, dynamo_endpoint=deployment.settings.dialect.worker_endpoint)
     own = {what: page.total_or_zero(name) for what, name in (column.facts.metrics or {}).items() if what != "running"}
     return {"requests": requests, **own}
 
 
-def _ask(column: Column, deployment: Deployment) -> None:
+def _ask(column: Column, deployment: ManagedDeployment) -> None:
     """Every prompt, whole and streamed, and what the engine counts of that."""
     tokenizer, before = deployment.tokenizer(), _counts(column, _page(deployment), deployment)
     greedy = {"max_tokens": contract().max_tokens, "temperature": 0, "ignore_eos": True}
@@ -135,7 +135,7 @@ def _ask(column: Column, deployment: Deployment) -> None:
     column.counted = {what: count - before[what] for what, count in after.items()}
 
 
-def _be_refused(column: Column, deployment: Deployment) -> None:
+def _be_refused(column: Column, deployment: ManagedDeployment) -> None:
     endpoint = deployment.endpoint
     (registered,) = deployment.registered_workers()
     context = (registered.card or {}).get("context_length") or 0
@@ -148,7 +148,7 @@ def _be_refused(column: Column, deployment: Deployment) -> None:
     column.after_refusals = complete(endpoint, "and a good one?", timeout_s=ANSWERS_WITHIN_S, max_tokens=1)
 
 
-def _leave(column: Column, deployment: Deployment, seed: int) -> None:
+def _leave(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     """A client that disconnects in the middle of a stream, and how long its worker still has it in hand."""
     requests = plan(seed, 1, (10, 10), (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=LEAVES_AFTER)
     (column.left,) = run_load(deployment.endpoint, requests, concurrency=1, within_s=STREAM_WITHIN_S)
@@ -163,7 +163,7 @@ def _leave(column: Column, deployment: Deployment, seed: int) -> None:
     column.idle_after_s = _seconds_until(idle, NOTICED_WITHIN_S)
 
 
-def _store(column: Column, deployment: Deployment, seed: int, salt: str) -> None:
+def _store(column: Column, deployment: ManagedDeployment, seed: int, salt: str) -> None:
     """A prompt of whole blocks that nobody has sent before, and the events of it; None where they are not on NATS."""
     dialect = deployment.settings.dialect
     (registered,) = deployment.registered_workers()
@@ -184,7 +184,7 @@ def _store(column: Column, deployment: Deployment, seed: int, salt: str) -> None
         column.events = seen.look()
 
 
-def end(column: Column, deployment: Deployment, seed: int) -> None:
+def end(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     """SIGTERM to the worker in the middle of a stream; killed when it does not end in its runtime's time."""
     (worker,) = deployment.workers
     tokens = _tokens_for(column.streamed.values())

@@ -10,7 +10,7 @@ from fixtures.answers.reference import reference
 from fixtures.basics.deadline import Deadline
 from fixtures.cluster.inventory.dtypes import served_dtype
 from fixtures.cluster.inventory.model import RuntimeSpec
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 
 TOKENS, LONGEST_BLOCKS = 24, 20
@@ -32,7 +32,7 @@ class Compared:
         return self.alone + self.together
 
 
-def judged(run: Run, deployment: Deployment, spec: RuntimeSpec) -> Compared | None:
+def judged(run: Run, deployment: ManagedDeployment, spec: RuntimeSpec) -> Compared | None:
     """None for the mocker, whose tokens are random, and for weights that are made up.
 
     Raises CouldNotLook for answers without tokens.

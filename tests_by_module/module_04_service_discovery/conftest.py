@@ -8,6 +8,7 @@ import pytest
 from fixtures.basics.deadline import Deadline
 from fixtures.clients.etcd import Etcd
 from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_04_service_discovery.departures import Departure, departing
 
@@ -22,9 +23,9 @@ def etcd(deployment: Deployment) -> Iterator[Etcd]:
 
 
 @pytest.fixture(scope="package")
-def departure_by_sigterm(run: Run, deployment: Deployment) -> tuple[Departure, int | None]:
+def departure_by_sigterm(run: Run, managed: ManagedDeployment) -> tuple[Departure, int | None]:
     """A worker that joined and was ended with SIGTERM, and its exit status."""
-    with departing(run, deployment, signal.SIGTERM) as (worker, so_far):
+    with departing(run, managed, signal.SIGTERM) as (worker, so_far):
         ends = Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM")
         exit_status = worker.require_process().wait_until_ended(ends)
         return so_far(), exit_status

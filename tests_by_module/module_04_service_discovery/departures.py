@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.clients.etcd import Event, Watch
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import READY_WITHIN_S
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.registry import RegisteredWorker, keys_of
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
@@ -34,7 +35,7 @@ class Departure:
 
 @contextmanager
 def departing(
-    run: Run, deployment: Deployment, number: signal.Signals
+    run: Run, deployment: ManagedDeployment, number: signal.Signals
 ) -> Iterator[tuple[Worker, Callable[[], Departure]]]:
     """A worker that has joined and was sent `number`, and what tells the departure so far."""
     with deployment.etcd_client() as etcd, etcd.watch("v1/") as watch, run.joined_worker(deployment) as worker:

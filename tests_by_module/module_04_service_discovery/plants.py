@@ -7,7 +7,7 @@ from fixtures.plants.background import Background, LeasesRenewed
 from fixtures.plants.lab import OnTheLab, Unreachable
 from fixtures.plants.plant import Plant, SettingsPlant, point, with_env
 from fixtures.plants.processes import JoiningWorkerCrashes
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.control_plane import Etcd
 from fixtures.product.services.dynamo import Worker
 
@@ -20,8 +20,7 @@ class EtcdNotReachableFromOthers(Plant):
     catches = {"M00-04": "data address", "M04-12": "does not reach"}
     failures = (27,)
 
-    def planned(self, deployment: Deployment) -> None:
-        assert deployment.etcd is not None
+    def planned(self, deployment: ManagedDeployment) -> None:
         deployment.etcd.listen_address = OTHER_LOOPBACK
         for each in (deployment, *deployment.frontends, *deployment.workers):
             each.settings = each.settings.but(etcd_url=deployment.etcd.url)
@@ -36,7 +35,7 @@ class LeaseNotRenewed(Plant):
     def __init__(self) -> None:
         self.victim: Worker | None = None
 
-    def serving(self, deployment: Deployment) -> None:
+    def serving(self, deployment: ManagedDeployment) -> None:
         self.victim = deployment.workers[-1]
         self.victim.require_process().signal(signal.SIGSTOP)
         wait_until(
@@ -62,7 +61,7 @@ class StaleInstanceKey(Plant):
     catches = {"M00-03": "nothing listens", "M04-01": "model card", "M04-13": "stale"}
     failures = (20, 21)
 
-    def serving(self, deployment: Deployment) -> None:
+    def serving(self, deployment: ManagedDeployment) -> None:
         template = deployment.registered_workers()[0]
         dead_id = template.instance_id + 0xFFFF
         key = template.instance_key.name.replace(template.hex_id, f"{dead_id:x}")
@@ -144,8 +143,7 @@ class EtcdStalls(Background):
 
     STALL_S, BETWEEN_S = 0.9, 1.0
 
-    def go_on(self, deployment: Deployment) -> None:
-        assert deployment.etcd is not None
+    def go_on(self, deployment: ManagedDeployment) -> None:
         process = deployment.etcd.require_process()
         while not self._ended.wait(self.BETWEEN_S) and process.is_alive():
             process.signal(signal.SIGSTOP)
@@ -169,7 +167,7 @@ class EtcdNotReachedFromOneNode(Unreachable):
     catches = {"M04-12": "client-01 does not reach etcd"}
     failures = (27,)
 
-    def planned(self, deployment: Deployment) -> None:
+    def planned(self, deployment: ManagedDeployment) -> None:
         self.forbid(self.client, deployment.settings.etcd_url)
 
 

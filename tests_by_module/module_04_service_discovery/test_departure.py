@@ -10,7 +10,8 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_u
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import READY_WITHIN_S
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_04_service_discovery.departures import Departure, departing
 
@@ -71,9 +72,9 @@ def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm: tuple[Departure,
     by_hand="kill -KILL -- -PGID; etcdctl lease timetolive LEASE",
     causes=[20, 21, 22],
 )
-def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment, measure: Measure):
+def test_killed_worker_is_gone_within_its_lease(run: Run, managed: ManagedDeployment, measure: Measure):
     """After SIGKILL a worker's keys disappear when its lease expires, and not later."""
-    with departing(run, deployment, signal.SIGKILL) as (_, so_far):
+    with departing(run, managed, signal.SIGKILL) as (_, so_far):
         departure = so_far()
     gone = departure.key_gone_s
     measure("key_gone_after_sigkill_s", gone)
@@ -88,15 +89,15 @@ def test_killed_worker_is_gone_within_its_lease(run: Run, deployment: Deployment
     by_hand="kill -STOP -- -PGID; sleep TTL; kill -CONT -- -PGID",
     causes=[16, 17],
 )
-def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure: Measure, evidence: Evidence):
+def test_zombie_worker_does_not_serve(run: Run, managed: ManagedDeployment, measure: Measure, evidence: Evidence):
     """A worker that was stopped for longer than its lease gets no request; continued, it exits or registers again."""
-    with departing(run, deployment, signal.SIGSTOP) as (worker, so_far):
+    with departing(run, managed, signal.SIGSTOP) as (worker, so_far):
         departure = so_far()
         gone = departure.key_gone_s
         measure("key_gone_beyond_ttl_s", None if gone is None else gone - departure.lease_ttl_s)
         measure.judge()  # a worker that is still registered is none yet that should get no request
         answers = [
-            complete(deployment.endpoint, f"not to the zombie: {uuid4()}", max_tokens=1, timeout_s=10) for _ in range(6)
+            complete(managed.endpoint, f"not to the zombie: {uuid4()}", max_tokens=1, timeout_s=10) for _ in range(6)
         ]
         process = worker.require_process()
         process.signal(signal.SIGCONT)
@@ -105,8 +106,8 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure:
         def resolved() -> tuple[str | None, object]:
             if not process.is_alive():
                 return f"it ended with {process.exit_status()}", None
-            ids = {each.instance_id for each in deployment.registered_workers()}
-            mine = next((e for e in deployment.registered_workers() if e.system_url == worker.system_url), None)
+            ids = {each.instance_id for each in managed.registered_workers()}
+            mine = next((e for e in managed.registered_workers() if e.system_url == worker.system_url), None)
             return (f"it registered again as {mine.hex_id}" if mine else None), f"alive, registered are {len(ids)}"
 
         try:
@@ -131,15 +132,15 @@ def test_zombie_worker_does_not_serve(run: Run, deployment: Deployment, measure:
     evidence="requests by worker",
     by_hand="start one more worker; curl FRONTEND/metrics | grep router_worker",
 )
-def test_joining_worker_serves(run: Run, deployment: Deployment, evidence: Evidence):
+def test_joining_worker_serves(run: Run, managed: ManagedDeployment, evidence: Evidence):
     """A worker that joins a running deployment registers and receives requests."""
-    with run.joined_worker(deployment) as worker:
-        registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
+    with run.joined_worker(managed) as worker:
+        registered = managed.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
         counts: dict[int, int] = {}
         failures: list[str] = []
 
         def ask(_: int) -> None:
-            answer = complete(deployment.endpoint, f"load for the joining worker: {uuid4()} " * 20, max_tokens=16)
+            answer = complete(managed.endpoint, f"load for the joining worker: {uuid4()} " * 20, max_tokens=16)
             if not answer.ok:
                 failures.append(answer.describe())
             for worker_id in answer.worker_ids:

@@ -14,6 +14,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 
@@ -36,7 +37,7 @@ def ask(deployment: Deployment, timeout_s: float = 10) -> str | None:
     return None if answer.ok else answer.describe()
 
 
-def lose_etcd(run: Run, deployment: Deployment, down_s: float, measure: Measure, evidence: Evidence) -> None:
+def lose_etcd(run: Run, deployment: ManagedDeployment, down_s: float, measure: Measure, evidence: Evidence) -> None:
     """SIGKILL etcd and start it again on its data after `down_s`: nothing is lost until a whole lease has passed.
 
     Raises AssertionError with what was lost, CouldNotLook when etcd was away for as long as the lease.
@@ -89,7 +90,7 @@ def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure: Measur
 
 
 @pytest.fixture
-def default_lease(run: Run) -> Iterator[Deployment]:
+def default_lease(run: Run) -> Iterator[ManagedDeployment]:
     """A deployment with the lease that Dynamo asks for unless it is told otherwise, no longer fresh."""
     with run.own_deployment("module_04.default-lease", lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv") as deployment:
         pause(AGE_S, "the lease to age")
@@ -111,7 +112,7 @@ def default_lease(run: Run) -> Iterator[Deployment]:
     "(ETCD_LEASE_TTL) outlasts it.",
 )
 def test_default_lease_outlasts_a_short_loss_of_etcd(
-    run: Run, default_lease: Deployment, measure: Measure, evidence: Evidence
+    run: Run, default_lease: ManagedDeployment, measure: Measure, evidence: Evidence
 ):
     """With Dynamo's default lease, a 2 s loss of etcd ends no process and loses no registration."""
     lose_etcd(run, default_lease, DOWN_S, measure, evidence)

@@ -17,6 +17,7 @@ from fixtures.clients.inference import InferenceEndpoint, complete, listed_model
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes.addresses import split_port, with_port
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.registry import instance_keys, registered_workers
 from fixtures.run import Run
 
@@ -102,17 +103,17 @@ def files_behind(card: dict, deployment: Deployment) -> list[str]:
     by_hand="etcdctl lease timetolive LEASE --keys",
     causes=[16, 25],
 )
-def test_leases_are_granted_as_set_and_renewed(
-    deployment: Deployment, etcd: Etcd, inventory: Inventory, evidence: Evidence
-):
+def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etcd, evidence: Evidence):
     """Each worker's lease has the TTL that is set and is still alive when more than one TTL has passed."""
-    expected = {
-        worker.name: deployment.registered_as[worker.name] for worker in deployment.workers if worker.is_alive()
-    } or {worker.hex_id: worker.instance_id for worker in deployment.registered_workers()}
+    expected: dict[str, int] = {}
+    since = time.monotonic()
+    if isinstance(deployment, ManagedDeployment):
+        expected = {each.name: deployment.registered_as[each.name] for each in deployment.workers if each.is_alive()}
+        since = deployment.registered_at
+    expected = expected or {worker.hex_id: worker.instance_id for worker in deployment.registered_workers()}
     assert expected, "no worker is there: no lease to look at"
     first = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
     longest = max(lease.granted_ttl_s for lease in first.values())
-    since = deployment.registered_at or time.monotonic()
     age = Deadline(since + 1.5 * max(longest, 1) - time.monotonic(), "the leases to be older than their TTL")
     age.pause(age.remaining_s)
     later = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
@@ -129,7 +130,7 @@ def test_leases_are_granted_as_set_and_renewed(
         for name, lease in later.items()
         if lease.remaining_ttl_s <= 0
     ]
-    if inventory.cluster.dynamo_managed:
+    if isinstance(deployment, ManagedDeployment):
         ttl = deployment.settings.lease_ttl_s
         wrong += [
             f"the lease of {name} was granted for {lease.granted_ttl_s} s, set is {ttl} s"
@@ -146,26 +147,26 @@ def test_leases_are_granted_as_set_and_renewed(
     causes=[28],
 )
 @pytest.mark.needs("managed")
-def test_namespaces_do_not_mix(run: Run, deployment: Deployment, etcd: Etcd):
+def test_namespaces_do_not_mix(run: Run, managed: ManagedDeployment, etcd: Etcd):
     """A frontend neither lists nor serves a worker of another namespace in the same etcd."""
-    foreign = {"namespace": f"{deployment.settings.namespace}_foreign", "model_name": "model-of-another-namespace"}
-    frontend = InferenceEndpoint(deployment.reach(deployment.frontend_url), deployment.settings.model_name)
-    with run.joined_worker(deployment, **foreign) as worker:
+    foreign = {"namespace": f"{managed.settings.namespace}_foreign", "model_name": "model-of-another-namespace"}
+    frontend = InferenceEndpoint(managed.reach(managed.frontend_url), managed.settings.model_name)
+    with run.joined_worker(managed, **foreign) as worker:
 
         def look() -> tuple[object, str]:
-            there = registered_workers(etcd, deployment.settings.dialect, foreign["namespace"])
+            there = registered_workers(etcd, managed.settings.dialect, foreign["namespace"])
             return there or None, "not registered there" if worker.is_alive() else f"it ended: {worker.why()}"
 
         wait_until(look, Deadline(READY_WITHIN_S, "the foreign worker to register"))
         # a worker of its own namespace is seen by the frontend within this time: so would this one be
         sees_within = Deadline(2, "the frontend to take notice")
         listed = None
-        while not sees_within.expired and listed in (None, [deployment.settings.model_name]):
+        while not sees_within.expired and listed in (None, [managed.settings.model_name]):
             listed = listed_models(frontend)
             sees_within.pause(0.1)
         answer = complete(replace(frontend, model=foreign["model_name"]), "hello", max_tokens=1)
-    assert listed == [deployment.settings.model_name], (
-        f"the frontend of namespace {deployment.settings.namespace} lists {listed}, expected is its own model alone; "
+    assert listed == [managed.settings.model_name], (
+        f"the frontend of namespace {managed.settings.namespace} lists {listed}, expected is its own model alone; "
         f"{foreign['model_name']} is served in another namespace"
     )
     assert answer.status == 404, f"asked for another namespace's model, the frontend answers {answer.describe()}"

@@ -19,6 +19,7 @@ from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.addresses import with_port
 from fixtures.cluster.probes.probe import sockets
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.registry import RegisteredWorker
 from fixtures.run import Run
 
@@ -81,21 +82,21 @@ def test_workers_register_their_own_nodes_data_address(
 )
 @pytest.mark.needs("managed")
 def test_worker_that_joins_on_another_node_serves(
-    run: Run, deployment: Deployment, inventory: Inventory, measure: Measure
+    run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure
 ):
     """A worker that joins on a node without the frontend is found and serves requests addressed to it."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: no worker can join on another node")
     took_s = []
     for name in [spec.name for spec in inventory.away_from_frontend]:
-        with run.joined_worker(deployment, on=name) as worker:
+        with run.joined_worker(managed, on=name) as worker:
             registers = Deadline(READY_WITHIN_S, f"{worker.name} to register")
-            registered = deployment.wait_until_registered(worker, registers)
+            registered = managed.wait_until_registered(worker, registers)
             by_name = EXTRA_FIELDS | {"backend_instance_id": registered.instance_id}
             deadline = Deadline(SERVES_WITHIN_S, f"worker {registered.hex_id}, joined on {name}, to serve a request")
 
             def look(by_name=by_name, worker_id=registered.instance_id) -> tuple[bool | None, object]:
-                answer = complete(deployment.endpoint, f"by name: {uuid4()}", max_tokens=1, nvext=by_name, timeout_s=5)
+                answer = complete(managed.endpoint, f"by name: {uuid4()}", max_tokens=1, nvext=by_name, timeout_s=5)
                 return (True if answer.ok and worker_id in answer.worker_ids else None), answer.describe()
 
             try:

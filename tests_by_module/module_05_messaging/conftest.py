@@ -43,7 +43,7 @@ class Published:
 def own_nats(run: Run, inventory: Inventory) -> Iterator[Nats]:
     """A NATS server of the module's own, as Dynamo's is started, to be treated roughly."""
     equipment = run.equipment()[inventory.with_role("nats")[0].name]
-    server = Nats("module-05-nats", equipment.node, equipment.nats_binary, config=SLOW_CONSUMER_LIMITS)
+    server = Nats("module-05-nats", equipment.node, equipment.server("nats"), config=SLOW_CONSUMER_LIMITS)
     server = run.at("module_05.own_nats", server)
     server.start(Deadline(STARTS_WITHIN_S, "a NATS server of the module's own"))
     yield server

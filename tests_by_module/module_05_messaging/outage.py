@@ -23,7 +23,7 @@ from fixtures.clients.inference import complete
 from fixtures.clients.kv_events import kv_events
 from fixtures.load.from_here import COMPLETED, FAILED, HUNG, RequestRecord, run_load
 from fixtures.load.plan import PlannedRequest, plan
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import subject_of, unique_prompt
 
@@ -58,7 +58,7 @@ class Fault(BaseModel):
     events: Events
 
 
-def fault_table(run: Run, deployment: Deployment) -> Fault:
+def fault_table(run: Run, deployment: ManagedDeployment) -> Fault:
     """What the fault table says of this version on these planes. Raises CouldNotLook when it says nothing."""
     version, settings = run.product_version(), deployment.settings
     for entry in map(Fault.model_validate, YAML(typ="safe").load(TABLE)):
@@ -172,7 +172,7 @@ class Load:
 
 
 @contextmanager
-def under_load(deployment: Deployment, seed: int) -> Iterator[Load]:
+def under_load(deployment: ManagedDeployment, seed: int) -> Iterator[Load]:
     load, ended = Load(), threading.Event()
     requests = load.requests(seed, ended)
     with Threads(1) as pool:
@@ -185,9 +185,8 @@ def under_load(deployment: Deployment, seed: int) -> Iterator[Load]:
             running.result()
 
 
-def lose_nats(run: Run, deployment: Deployment) -> Outage:
+def lose_nats(run: Run, deployment: ManagedDeployment) -> Outage:
     """SIGKILL NATS under a load, start it again, go on until all is as before. Raises AssertionError if it never is."""
-    assert deployment.nats is not None
     nats, prompt = deployment.nats, unique_prompt(12)
     ask = partial(complete, deployment.endpoint, max_tokens=2, ignore_eos=True, timeout_s=AWAY_S)
     with under_load(deployment, run.seed) as load:
@@ -226,12 +225,14 @@ def lose_nats(run: Run, deployment: Deployment) -> Outage:
             # the load makes the worker publish more meanwhile
             events = "recovered" if _becomes(known, RECOVERED_WITHIN_S) else "lost"
         load.wait_for_more()
-    ended = [each.name for each in (deployment.frontend, *deployment.workers) if each and not each.is_alive()]
+    ended = [each.name for each in (deployment.frontend, *deployment.workers) if not each.is_alive()]
     times = (lost_at, gone_at, starting_at, served_at, served_again_s, kv_events_again_s)
     return Outage(*times, events, load.records, ended)
 
 
-def record_loss(run: Run, deployment: Deployment, measure: Measure, evidence: Evidence) -> tuple[Outage, list[str]]:
+def record_loss(
+    run: Run, deployment: ManagedDeployment, measure: Measure, evidence: Evidence
+) -> tuple[Outage, list[str]]:
     """NATS is lost: what was seen, recorded, and where it went otherwise than the fault table says, in words."""
     seen, table = lose_nats(run, deployment), fault_table(run, deployment)
     evidence.table("requests by when they were sent", HEADERS, seen.rows(table))
@@ -246,9 +247,8 @@ def _wait(look: Callable[[], tuple[T | None, object]], deadline: Deadline, other
         raise AssertionError(f"{error}: {otherwise}") from None
 
 
-def _kv_events_again(deployment: Deployment, back: Deadline) -> float:
+def _kv_events_again(deployment: ManagedDeployment, back: Deadline) -> float:
     """Seconds on the clock `back` until the load's KV events are on NATS again."""
-    assert deployment.nats is not None
     with kv_events(deployment.reach(deployment.nats.url), subject_of(deployment, "kv-events")) as seen:
         look = lambda: ((True if seen.look() else None), "no KV event since NATS is back")  # noqa: E731
         _wait(look, back, "no KV event was seen on NATS")

@@ -7,7 +7,7 @@ from fixtures.plants.lab import Unreachable
 from fixtures.plants.plant import Plant, SettingsPlant, point, with_argv
 from fixtures.plants.processes import WithoutPrefixCaching
 from fixtures.plants.wire import OnTheWire
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.stages import DECLARED
 from fixtures.product.services.control_plane import Nats
 from fixtures.product.services.dynamo import Worker
@@ -217,5 +217,5 @@ class NatsNotReachedFromOneNode(Unreachable):
     catches = {"M05-24": "client-01 does not reach NATS"}
     on = EVERYWHERE
 
-    def planned(self, deployment: Deployment) -> None:
+    def planned(self, deployment: ManagedDeployment) -> None:
         self.forbid(self.client, deployment.settings.nats_url)

@@ -11,7 +11,8 @@ from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.kv_events import decode
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import READY_WITHIN_S
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
@@ -31,7 +32,7 @@ CONSUMED_WITHIN_S = 10
 class Durable:
     """A deployment of the older Dynamo, the stream of its KV events, and a request whose blocks are in it."""
 
-    deployment: Deployment
+    deployment: ManagedDeployment
     stream: str
     asked: Asked
 

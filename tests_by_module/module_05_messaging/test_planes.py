@@ -9,7 +9,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients.nats import connected
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import ask, unique_prompt
 from tests_by_module.module_05_messaging.outage import record_loss
@@ -20,7 +20,7 @@ REQUESTS = 4
 
 
 @pytest.fixture(scope="module")
-def requests_over_nats(run: Run) -> Iterator[Deployment]:
+def requests_over_nats(run: Run) -> Iterator[ManagedDeployment]:
     """A deployment whose requests go over NATS as well as its events."""
     with run.own_deployment("module_05.requests", request_plane="nats", event_plane="nats") as deployment:
         yield deployment
@@ -32,7 +32,7 @@ def requests_over_nats(run: Run) -> Iterator[Deployment]:
     evidence="table",
     by_hand="nats sub '*.generate-*'",
 )
-def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deployment, evidence: Evidence):
+def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: ManagedDeployment, evidence: Evidence):
     """On the request plane nats each request is one message to the subject of the worker that answers it."""
     settings = requests_over_nats.settings
     names = {"namespace": settings.namespace, "component": settings.dialect.worker_component["aggregated"]}
@@ -76,7 +76,7 @@ def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure: Me
     causes=[23],
 )
 def test_nats_lost_with_requests_over_nats_recovers(
-    run: Run, requests_over_nats: Deployment, measure: Measure, evidence: Evidence
+    run: Run, requests_over_nats: ManagedDeployment, measure: Measure, evidence: Evidence
 ):
     """With requests over NATS, its loss delays or fails new requests only, and service comes back."""
     seen, wrong = record_loss(run, requests_over_nats, measure, evidence)

@@ -14,6 +14,7 @@ from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes.addresses import with_port
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.control_plane import NATS_PORT
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
@@ -59,7 +60,7 @@ def test_nats_is_reached_from_every_node(run: Run, inventory: Inventory, deploym
     Findings(wrong).judge()
 
 
-def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[int, float]:
+def told_by_a_worker_on(name: str, run: Run, deployment: ManagedDeployment) -> tuple[int, float]:
     """Blocks that a worker which joined there published as stored, and the router's hit rate for the same prompt."""
     with (
         deployment.nats_client() as client,
@@ -98,12 +99,12 @@ def told_by_a_worker_on(name: str, run: Run, deployment: Deployment) -> tuple[in
 )
 @pytest.mark.needs("managed", "nats_events")
 def test_kv_events_of_other_nodes_reach_the_router(
-    run: Run, deployment: Deployment, inventory: Inventory, measure: Measure, evidence: Evidence
+    run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure, evidence: Evidence
 ):
     """KV events of a worker on another node are published, and the router soon predicts a hit."""
     if not inventory.away_from_frontend:
         raise CouldNotLook("every node with workers has a frontend: there is no other node to hear of")
-    told = {spec.name: told_by_a_worker_on(spec.name, run, deployment) for spec in inventory.away_from_frontend}
+    told = {spec.name: told_by_a_worker_on(spec.name, run, managed) for spec in inventory.away_from_frontend}
     evidence.table("by node", ["node", "blocks published", "hit rate"], [[name, *each] for name, each in told.items()])
     measure("published_blocks", min(blocks for blocks, _ in told.values()), n=len(told))
     measure("kv_hit_rate_again", min(rate for _, rate in told.values()), n=len(told))

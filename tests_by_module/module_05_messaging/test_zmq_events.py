@@ -18,6 +18,7 @@ from fixtures.clients.kv_events import KvEvent
 from fixtures.clients.nats import Message, connected
 from fixtures.clients.zmq_events import NobodyPublishes, zmq_kv_events
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
@@ -45,7 +46,7 @@ WORKERS = 2
 class OverZmq:
     """A deployment with events over zmq, a known load, its KV events, and all that was on NATS meanwhile."""
 
-    deployment: Deployment
+    deployment: ManagedDeployment
     addresses: dict[str, str]
     asked: list[Asked]
     events: list[KvEvent]
@@ -123,7 +124,7 @@ def test_kv_events_over_zmq_match_the_prompts(over_zmq: OverZmq, evidence: Evide
 
 
 @contextmanager
-def second_frontend(deployment: Deployment) -> Iterator[Frontend]:
+def second_frontend(deployment: ManagedDeployment) -> Iterator[Frontend]:
     """One more frontend of the deployment, serving: what its router knows it was told, since it has routed nothing."""
     first = deployment.frontend
     assert first is not None

@@ -9,6 +9,7 @@ from fixtures.basics.errors import BringUpFailed
 from fixtures.clients.kv_events import KvEvent
 from fixtures.load.traces import Trace, Traces, expected_hits
 from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.routing import (
     Index,
@@ -140,14 +141,14 @@ def _one_event_each(deployment: Deployment, traces: Traces) -> None:
 
 
 @pytest.fixture(scope="package")
-def control(run: Run, traces: Traces) -> Iterator[Deployment]:
+def control(run: Run, traces: Traces) -> Iterator[ManagedDeployment]:
     """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is held against."""
     with run.own_deployment("module_06.control", workers=2, router_mode="round-robin") as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="package")
-def own(run: Run, traces: Traces) -> Iterator[Deployment]:
+def own(run: Run, traces: Traces) -> Iterator[ManagedDeployment]:
     """A KV-routed deployment with two workers, for checks that restart its parts; each leaves it serving."""
     with run.own_deployment("module_06.own", workers=2) as deployment:
         yield deployment

@@ -14,7 +14,8 @@ from fixtures.clients.inference import InferenceEndpoint
 from fixtures.load.from_here import LEFT, run_load
 from fixtures.load.plan import PlannedRequest
 from fixtures.load.traces import Traces
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment, kill
+from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.managed import ManagedDeployment, kill
 from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.routing import send
@@ -27,10 +28,9 @@ UNDER_WAY_WITHIN_S = 10
 
 @contextmanager
 def more_frontends(
-    run: Run, deployment: Deployment, traces: Traces, arguments: Mapping[str, Sequence[str]]
+    run: Run, deployment: ManagedDeployment, traces: Traces, arguments: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, str]]:
     """Frontends with these arguments for the deployment's workers, serving, by name: where they are reached."""
-    assert deployment.frontend is not None
     beside, there = deployment.frontend, {}
     for name, given in arguments.items():
         settings = deployment.stages.settings("frontend", deployment.settings.but(frontend_args=tuple(given)))

@@ -8,7 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
 from fixtures.load.traces import Traces
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Index, send
@@ -27,7 +27,7 @@ REQUESTS = 24
     judged="a prompt served through one is predicted by the other on the same worker, both ways",
     by_hand="start a second frontend; send a prompt to one, then to the other",
 )
-def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
+def test_two_frontends_agree(run: Run, own: ManagedDeployment, traces: Traces):
     """Each of two frontends predicts the hits of what was served through the other."""
     size = traces.block_size
     first = own.reach(own.frontend_url)
@@ -55,7 +55,7 @@ def test_two_frontends_agree(run: Run, own: Deployment, traces: Traces):
     evidence="requests by worker",
     by_hand="two frontends with --router-replica-sync: load a worker through one, send to the other",
 )
-def test_two_frontends_know_each_others_load(run: Run, own: Deployment, traces: Traces, evidence: Evidence):
+def test_two_frontends_know_each_others_load(run: Run, own: ManagedDeployment, traces: Traces, evidence: Evidence):
     """With replica sync a frontend avoids a worker that another frontend has loaded; without it, it does not."""
     size = traces.block_size
     loaded = own.registered_workers()[0]

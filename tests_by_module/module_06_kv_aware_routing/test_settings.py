@@ -11,7 +11,7 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
 from fixtures.load.traces import Traces
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, send, workers_of
@@ -59,14 +59,14 @@ MODES: dict[str, tuple[str, Callable[[Sequence[int], int], bool]]] = {
 
 
 @pytest.fixture(scope="module")
-def tuned(run: Run, own: Deployment, traces: Traces) -> Iterator[dict[str, str]]:
+def tuned(run: Run, own: ManagedDeployment, traces: Traces) -> Iterator[dict[str, str]]:
     """Where the frontends with each of the settings and modes are reached; all are for the same two workers."""
     arguments = SETTINGS | {mode: ("--router-mode", mode) for mode in MODES}
     with more_frontends(run, own, traces, arguments) as urls:
         yield urls
 
 
-def ask_often(own: Deployment, traces: Traces, url: str, *, blocks: int = 0) -> list[Routed]:
+def ask_often(own: ManagedDeployment, traces: Traces, url: str, *, blocks: int = 0) -> list[Routed]:
     """Prompts that nobody knows, one after the other."""
     size = traces.block_size
     done = [send(own, traces.tokens(blocks * size + 8), size, url=url) for _ in range(REQUESTS)]
@@ -86,7 +86,9 @@ def counted(done: Sequence[Routed]) -> dict[str, int]:
     causes=[15],
 )
 @pytest.mark.parametrize("setting", ["overlap-credit-0", "temperature-5"])
-def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence):
+def test_hits_count_for_less(
+    setting: str, own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
+):
     """Without credit for overlap, or at a high temperature, a prompt does not stay on the worker that has it."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
@@ -109,7 +111,7 @@ def test_hits_count_for_less(setting: str, own: Deployment, tuned: dict[str, str
 )
 @pytest.mark.parametrize("mode", MODES)
 def test_router_modes_choose_as_they_say(
-    mode: str, own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
+    mode: str, own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
 ):
     """With one of two workers loaded, each router mode chooses as documented, and never by prefix hits."""
     loaded = own.registered_workers()[0].instance_id
@@ -135,7 +137,7 @@ def test_router_modes_choose_as_they_say(
     by_hand="load a worker through a frontend that does not track load; send others",
 )
 def test_router_that_does_not_track_load_does_not_avoid_it(
-    own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
+    own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
 ):
     """A router avoids the worker that it has loaded; one that tracks no load does not."""
     loaded = own.registered_workers()[0]
@@ -162,7 +164,7 @@ def test_router_that_does_not_track_load_does_not_avoid_it(
     judged="`--no-router-kv-events --router-ttl-secs 2`: predicted at once, and not any more later",
     by_hand="--no-router-kv-events --router-ttl-secs 2: send a prompt, at once again, 3 s later again",
 )
-def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], traces: Traces):
+def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: dict[str, str], traces: Traces):
     """Without KV events a router assumes that what it sent is cached, and only for the configured time."""
     size, url = traces.block_size, tuned["ttl"]
     # each is asked for once more only: an answer makes its time begin anew
@@ -193,7 +195,9 @@ def test_router_forgets_its_own_guesses(own: Deployment, tuned: dict[str, str], 
     evidence="answers",
     by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more",
 )
-def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str], traces: Traces, evidence: Evidence):
+def test_busy_workers_are_not_given_more(
+    own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
+):
     """Above the threshold a frontend refuses requests as overload; below it all are served again."""
     size, url = traces.block_size, tuned["busy"]
     workers = [each.instance_id for each in own.registered_workers()]
@@ -225,7 +229,7 @@ def test_busy_workers_are_not_given_more(own: Deployment, tuned: dict[str, str],
     by_hand="--router-mode direct: with nvext.backend_instance_id and without",
     causes=[15],
 )
-def test_direct_mode_serves_only_by_name(own: Deployment, tuned: dict[str, str], traces: Traces):
+def test_direct_mode_serves_only_by_name(own: ManagedDeployment, tuned: dict[str, str], traces: Traces):
     """In mode direct, the worker that a request names serves it; a request that names none is refused."""
     size, url = traces.block_size, tuned["direct"]
     named = {

@@ -13,7 +13,7 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
 from fixtures.clients.kv_events import lost_events
 from fixtures.load.traces import round_robin_hits
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from tests_by_module.module_06_kv_aware_routing.conftest import Replays
 from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
 
@@ -119,7 +119,7 @@ def test_nothing_in_common_never_hits(name: str, replays: Replays):
 )
 @pytest.mark.needs("managed")
 def test_kv_routing_saves_what_round_robin_computes_again(
-    replays: Replays, control: Deployment, measure: Measure, evidence: Evidence
+    replays: Replays, control: ManagedDeployment, measure: Measure, evidence: Evidence
 ):
     """KV routing saves as many prompt tokens over round-robin as the traces predict."""
     rows, saved, promised = [], 0, 0

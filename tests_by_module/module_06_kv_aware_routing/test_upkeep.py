@@ -14,7 +14,8 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.load.traces import Tokens, Traces, expected_hits
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import READY_WITHIN_S
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.product.deployments.registry import RegisteredWorker
 from fixtures.product.services.dynamo import Worker
@@ -70,7 +71,7 @@ def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence: Ev
 
 @contextmanager
 def warm_joined_worker(
-    run: Run, deployment: Deployment, traces: Traces, prompt: Tokens, on: str | None = None
+    run: Run, deployment: ManagedDeployment, traces: Traces, prompt: Tokens, on: str | None = None
 ) -> Iterator[tuple[Worker, RegisteredWorker, Routed]]:
     """A worker that joined (on the node of this name) and has served `prompt`, and how it answered it once more."""
     index = Index(deployment)
@@ -98,10 +99,10 @@ def not_predicted(worker: RegisteredWorker, again: Routed) -> str:
     judged="its prompt again: all blocks predicted on it",
     by_hand="start one more worker, send it a prompt twice (nvext.backend_instance_id)",
 )
-def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, traces: Traces):
+def test_joining_workers_cache_is_indexed(run: Run, managed: ManagedDeployment, traces: Traces):
     """The router predicts hits on what a worker that joined has stored."""
     prompt = traces.tokens(BLOCKS * traces.block_size + 1)
-    with warm_joined_worker(run, deployment, traces, prompt) as (_, registered, again):
+    with warm_joined_worker(run, managed, traces, prompt) as (_, registered, again):
         assert not again.error, f"the joined worker {registered.hex_id} does not answer: {again.error}"
         assert again.predicted == BLOCKS, not_predicted(registered, again)
 
@@ -116,7 +117,7 @@ def test_joining_workers_cache_is_indexed(run: Run, deployment: Deployment, trac
 )
 @pytest.mark.needs("multi_node")
 def test_prefixes_are_found_on_other_nodes(
-    run: Run, deployment: Deployment, inventory: Inventory, traces: Traces, evidence: Evidence
+    run: Run, managed: ManagedDeployment, inventory: Inventory, traces: Traces, evidence: Evidence
 ):
     """A prompt cached on another node is predicted there, sent there and reused there."""
     if not inventory.away_from_frontend:
@@ -124,8 +125,8 @@ def test_prefixes_are_found_on_other_nodes(
     size, rows, wrong = traces.block_size, [], Findings()
     for name in [spec.name for spec in inventory.away_from_frontend]:
         prompt = traces.tokens(BLOCKS * size + 1)
-        with warm_joined_worker(run, deployment, traces, prompt, on=name) as (_, registered, _):
-            chosen = send(deployment, prompt, size)
+        with warm_joined_worker(run, managed, traces, prompt, on=name) as (_, registered, _):
+            chosen = send(managed, prompt, size)
         rows.append([name, registered.hex_id, chosen.told])
         if (chosen.worker, chosen.predicted, chosen.reused) != (registered.instance_id, BLOCKS, BLOCKS * size):
             wrong.add(
@@ -142,14 +143,14 @@ def test_prefixes_are_found_on_other_nodes(
     by_hand="kill -TERM PID; send its prompt again",
     causes=[21, 22],
 )
-def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: Traces):
+def test_leaving_worker_is_forgotten(run: Run, managed: ManagedDeployment, traces: Traces):
     """After a worker leaves by SIGTERM, its blocks are not predicted any more and others answer its prompts."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
-    with warm_joined_worker(run, deployment, traces, prompt) as (worker, registered, again):
+    with warm_joined_worker(run, managed, traces, prompt) as (worker, registered, again):
         assert again.predicted == BLOCKS, not_predicted(registered, again)
         worker.stop(Deadline(FOLLOWS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
-        after = [send(deployment, prompt, size) for _ in range(2)]
+        after = [send(managed, prompt, size) for _ in range(2)]
     require_all_served(after, "after the worker had left")
     assert after[0].predicted == 0, (
         f"0 blocks are to be predicted after worker {registered.hex_id} left: {after[0].told}"
@@ -164,21 +165,21 @@ def test_leaving_worker_is_forgotten(run: Run, deployment: Deployment, traces: T
     causes=[7, 20],
 )
 def test_restarted_worker_starts_with_an_empty_index(
-    run: Run, deployment: Deployment, traces: Traces, measure: Measure
+    run: Run, managed: ManagedDeployment, traces: Traces, measure: Measure
 ):
     """After a worker is killed and restarted, nothing of its former cache is predicted."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
-    with warm_joined_worker(run, deployment, traces, prompt) as (worker, former, again):
+    with warm_joined_worker(run, managed, traces, prompt) as (worker, former, again):
         assert again.predicted == BLOCKS, not_predicted(former, again)
         worker.kill()
         worker.launch()
 
         def gone() -> tuple[bool | None, object]:
-            there = [each.instance_id for each in deployment.registered_workers()]
+            there = [each.instance_id for each in managed.registered_workers()]
             return (None if former.instance_id in there else True), "it is still there"
 
-        ttl = deployment.settings.lease_ttl_s
+        ttl = managed.settings.lease_ttl_s
         try:
             wait_until(
                 gone, Deadline(ttl + BEYOND_LEASE_S, f"the registration of the killed worker {former.hex_id} to go")
@@ -187,10 +188,10 @@ def test_restarted_worker_starts_with_an_empty_index(
             raise AssertionError(f"the registration is stale: {error}") from None
         # only now: both tell the same address, by which a registration is found
         anew = Deadline(READY_WITHIN_S, f"{worker.name} to register again")
-        restarted = deployment.wait_until_registered(worker, anew)
+        restarted = managed.wait_until_registered(worker, anew)
 
         def answered() -> tuple[Routed | None, object]:
-            answer = send(deployment, prompt, size, pinned_to=restarted.instance_id)
+            answer = send(managed, prompt, size, pinned_to=restarted.instance_id)
             return (None if answer.error else answer), answer.error
 
         first = wait_until(answered, Deadline(FOLLOWS_WITHIN_S, f"the restarted worker {restarted.hex_id} to answer"))
@@ -210,10 +211,9 @@ def test_restarted_worker_starts_with_an_empty_index(
     by_hand="kill -KILL the frontend, start it again, send a known prompt",
     causes=[8, 18],
 )
-def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, measure: Measure):
+def test_restarted_frontend_recovers_its_index(own: ManagedDeployment, traces: Traces, measure: Measure):
     """A restarted frontend predicts what workers had cached before."""
     size = traces.block_size
-    assert own.frontend is not None
     # each is asked for once only: a router that learns from its own choices must not pass for one that recovered
     known = [traces.tokens(BLOCKS * size + 1) for _ in range(KNOWN)]
     servers = [send(own, prompt, size).worker for prompt in known]
@@ -245,10 +245,9 @@ def test_restarted_frontend_recovers_its_index(own: Deployment, traces: Traces, 
     by_hand="kill -KILL NATS, send prompts, start NATS again, send others",
     causes=[7, 14],
 )
-def test_lost_events_are_recovered(own: Deployment, traces: Traces, measure: Measure, evidence: Evidence):
+def test_lost_events_are_recovered(own: ManagedDeployment, traces: Traces, measure: Measure, evidence: Evidence):
     """Events lost while NATS was away are recovered with the worker's next event."""
     size = traces.block_size
-    assert own.nats is not None
     lost = traces.tokens(BLOCKS * size + 1)
     own.nats.kill()
     try:

@@ -20,6 +20,7 @@ from fixtures.load.from_node import LoadResult, NodeLoad
 from fixtures.load.plan import LoadPlan
 from fixtures.load.request import COMPLETED, FAILED, HUNG, Moment, Request
 from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.placement import Placement
 from fixtures.product.deployments.supervisor import registered, supervise
 from fixtures.product.services.base import Service
@@ -175,7 +176,7 @@ def steady_load(
 
 def lose(
     run: Run,
-    deployment: Deployment,
+    deployment: ManagedDeployment,
     name: str,
     fault: Fault,
     hold: float | Callable[[], object],
@@ -203,7 +204,7 @@ def lose(
     return Loss(name, result, hit_ids, now - known, now & known, ended, restarted)
 
 
-def make_whole(deployment: Deployment) -> dict[str, int]:
+def make_whole(deployment: ManagedDeployment) -> dict[str, int]:
     """Before a fault everything runs and is registered: instance ids by system URL. Raises CouldNotLook."""
     before = Deadline(deployment.ready_within_s, "all to be well before the fault")
     found = supervise(deployment, before, settles_s=0)
@@ -212,7 +213,7 @@ def make_whole(deployment: Deployment) -> dict[str, int]:
     return registered(deployment)
 
 
-def _supervise(deployment: Deployment, sent: NodeLoad) -> tuple[dict[str, int | None], Moment | None]:
+def _supervise(deployment: ManagedDeployment, sent: NodeLoad) -> tuple[dict[str, int | None], Moment | None]:
     """What had ended, and when it was ready again."""
     told: list[Moment] = []
     found = supervise(

@@ -8,7 +8,7 @@ from fixtures.faults import Fault, Killed
 from fixtures.plants.engines import other_weights_in_place
 from fixtures.plants.plant import EnvPlant, Plant, SettingsPlant, point, with_env
 from fixtures.plants.processes import ELSEWHERE, JoiningWorkerCrashes, move_elsewhere
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.multi_node_engine import ParallelPlan
 from fixtures.product.services.dynamo import Worker
 
@@ -203,7 +203,7 @@ class KilledWorkerLingers(Plant):
     inventory = "lab"
 
     @point("module_08.fault")
-    def linger(self, fault: Fault, name: str, deployment: Deployment) -> Fault:
+    def linger(self, fault: Fault, name: str, deployment: ManagedDeployment) -> Fault:
         return _Lingers(deployment.workers[1]) if name == "worker_killed" else fault
 
 
@@ -213,7 +213,7 @@ class _WorkerDiesAsWell(Plant):
     fault = ""
 
     @point("module_08.fault")
-    def with_worker(self, fault: Fault, name: str, deployment: Deployment) -> Fault:
+    def with_worker(self, fault: Fault, name: str, deployment: ManagedDeployment) -> Fault:
         if name == self.fault:
             given, victim = fault.inject, deployment.workers[-1]
 
@@ -271,7 +271,7 @@ class SecondFrontendElsewhere(Plant):
     inventory = "lab"
 
     @point("module_08.fault")
-    def move_second(self, fault: Fault, name: str, deployment: Deployment) -> Fault:
+    def move_second(self, fault: Fault, name: str, deployment: ManagedDeployment) -> Fault:
         if name == "frontend_lost":
             second = deployment.frontends[1]
             second.kill()
@@ -289,7 +289,7 @@ class WorkerReturnsElsewhere(Plant):
     inventory = "lab"
 
     @point("module_08.fault")
-    def move(self, fault: Fault, name: str, deployment: Deployment) -> Fault:
+    def move(self, fault: Fault, name: str, deployment: ManagedDeployment) -> Fault:
         if name in ("worker_killed", "long_partition_with_timeout", "node_off"):
             move_elsewhere(deployment.workers[1:])
         return fault
@@ -304,7 +304,7 @@ class ControlPlaneReturnsElsewhere(Plant):
     inventory = "lab"
 
     @point("module_08.fault")
-    def move(self, fault: Fault, name: str, deployment: Deployment) -> Fault:
+    def move(self, fault: Fault, name: str, deployment: ManagedDeployment) -> Fault:
         move_elsewhere(
             {"frontend_lost": deployment.frontends[:1], "etcd_lost_for_long": deployment.workers}.get(name, [])
         )

@@ -9,7 +9,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.faults import NicDown, PoweredOff
 from fixtures.load.request import COMPLETED
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, failed_as_known, lose, no_loss, places
 
@@ -34,19 +34,19 @@ def frontend_lost(run: Run) -> Loss:
 
 
 @pytest.fixture(scope="module")
-def apart(run: Run) -> Iterator[Deployment]:
+def apart(run: Run) -> Iterator[ManagedDeployment]:
     """etcd alone on its node; its data link is cut, so that its disk stays as on a node that comes back."""
     with run.own_deployment("module_08.apart", placed=places(run).etcd_apart, lease_ttl_s=LEASE_TTL_S) as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
-def etcd_lost(run: Run, apart: Deployment) -> Loss:
+def etcd_lost(run: Run, apart: ManagedDeployment) -> Loss:
     return lose(run, apart, "etcd_lost", cut_off(run), SHORT_S)
 
 
 @pytest.fixture(scope="module")
-def etcd_lost_for_long(run: Run, apart: Deployment) -> Loss:
+def etcd_lost_for_long(run: Run, apart: ManagedDeployment) -> Loss:
     return lose(run, apart, "etcd_lost_for_long", cut_off(run), LEASE_TTL_S + BEYOND_TTL_S)
 
 

@@ -8,7 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.faults import Fault, Killed, Partition, PoweredOff, SlowLink
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
 
@@ -34,25 +34,25 @@ def where(run: Run) -> Places:
 
 
 @pytest.fixture(scope="module")
-def calm(run: Run, where: Places) -> Iterator[Deployment]:
+def calm(run: Run, where: Places) -> Iterator[ManagedDeployment]:
     """For faults that nothing is to end of: one deployment for all of them."""
     with run.own_deployment("module_08.calm", placed=where.spread, lease_ttl_s=CALM_LEASE_TTL_S) as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
-def short_partition(run: Run, calm: Deployment, where: Places) -> Loss:
+def short_partition(run: Run, calm: ManagedDeployment, where: Places) -> Loss:
     return lose(run, calm, "short_partition", partition(run, where), SHORT_S, victims=calm.workers[1:])
 
 
 @pytest.fixture(scope="module")
-def slow_link(run: Run, calm: Deployment, where: Places) -> Loss:
+def slow_link(run: Run, calm: ManagedDeployment, where: Places) -> Loss:
     fault = SlowLink(run.lab(), where.two, SLOW_MBIT_PER_S, where.one)
     return lose(run, calm, "slow_link", fault, SHORT_S, victims=calm.workers[1:])
 
 
 @pytest.fixture(scope="module")
-def nats_lost(run: Run, calm: Deployment) -> Loss:
+def nats_lost(run: Run, calm: ManagedDeployment) -> Loss:
     return lose(run, calm, "nats_lost", Killed(calm.nats), 2.0)
 
 

@@ -13,6 +13,7 @@ from fixtures.basics.findings import Findings
 from fixtures.clients.inference import EXTRA_FIELDS, complete
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.launch_lint import Launch
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.multi_node_engine import Member, mistakes_in, plan
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
@@ -42,7 +43,7 @@ class RankWorker(Worker):
 
 
 @contextmanager
-def spanning(run: Run, deployment: Deployment, members: Sequence[Member], **sizes: int) -> Iterator[int]:
+def spanning(run: Run, deployment: ManagedDeployment, members: Sequence[Member], **sizes: int) -> Iterator[int]:
     """The engine over all members as one more worker of the deployment: its instance id. Raises ServiceFailed."""
     equipment = [run.equipment()[each.facts.name] for each in members]
     workers = [

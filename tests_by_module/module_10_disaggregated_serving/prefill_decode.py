@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.clients import prometheus
 from fixtures.kv.floor import Transfers
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 
 # vLLM's own counters, on the worker's metrics page (0.31)
@@ -55,7 +55,7 @@ class Counted:
 class Sides:
     """The deployment and its two workers."""
 
-    deployment: Deployment
+    deployment: ManagedDeployment
     prefill: Worker
     decode: Worker
 
