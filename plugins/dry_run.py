@@ -87,7 +87,7 @@ def _names(function: Callable[..., Any], seen: set[CodeType]) -> Iterator[str]:
     seen.add(code)
     for name in _names_of(code):
         yield name
-        helper = function.__globals__.get(name)  # type: ignore[attr-defined]
+        helper = function.__globals__.get(name)
         if inspect.isfunction(helper) and helper.__module__.startswith(f"{TESTS}."):
             yield from _names(helper, seen)
 

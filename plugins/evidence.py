@@ -12,7 +12,7 @@ from plugins.session import CHECK, CheckState
 
 
 def _state(request: pytest.FixtureRequest) -> CheckState:
-    state = request.node.stash.get(CHECK, None)
+    state: CheckState | None = request.node.stash.get(CHECK, None)
     if state is None:
         raise pytest.UsageError(f"{request.node.nodeid}: measure and evidence are for checks in tests_by_module")
     return state

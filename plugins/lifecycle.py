@@ -81,7 +81,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     settings = session.config.stash.get(SETTINGS, None)
     if settings is not None and not settings.writes:
         record = close_run(session.config)
-        session.config.workeroutput["interrupted"] = session.config.stash[INTERRUPTION].happened  # type: ignore
+        session.config.workeroutput["interrupted"] = session.config.stash[INTERRUPTION].happened  # type: ignore[attr-defined]
         (settings.report_dir / RUNNER_RECORD.format(settings.runner)).write_text(json.dumps(record), encoding="utf-8")
 
 

@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 def inventory_path(config: pytest.Config) -> Path:
     """The one that is given, else the one that the plant is for, else the embedded default."""
-    given = config.getoption("inventory")
+    given: str | None = config.getoption("inventory")
     if given:
         return config.invocation_params.dir / given
     plant = _plant(config)

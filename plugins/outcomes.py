@@ -201,7 +201,7 @@ def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:
     path, line, _ = report.location
     if outcome == "known_defect":
         report.outcome = "skipped"
-        report.wasxfail = reason  # type: ignore[attr-defined]
+        report.wasxfail = reason
     elif outcome in ("not_covered", "blocked_by_hardware"):
         report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, reason)
     elif report.outcome != "failed" or hasattr(report, "wasxfail"):

@@ -221,7 +221,8 @@ def declared_nodes(inventory: Any) -> list[dict[str, Any]]:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of run.json, with the version of its shape."""
-    return json.loads(SCHEMA.read_text(encoding="utf-8"))
+    read: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return read
 
 
 def schema_mismatch(data: dict[str, Any]) -> str | None:
@@ -233,7 +234,7 @@ def schema_mismatch(data: dict[str, Any]) -> str | None:
 
 def suite_version() -> str:
     """The suite's version, as pyproject.toml states it."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def git_revision(root: Path) -> str | None:

@@ -43,7 +43,7 @@ class RunnerDeaths:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         set_up = report.when != "setup" or report.passed
-        self._phases[report.nodeid] = NEXT_PHASE[report.when] if set_up else "teardown"  # type: ignore[index]
+        self._phases[report.nodeid] = NEXT_PHASE[report.when] if set_up else "teardown"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
@@ -65,7 +65,7 @@ class RunnerDeaths:
 
         Terminal, page and JUnit XML each show that, and each leave out something of another shape.
         """
-        recorder, runner, name = self._recorder, report.node.gateway.id, crashitem.rpartition("::")[2]  # type: ignore
+        recorder, runner, name = self._recorder, report.node.gateway.id, crashitem.rpartition("::")[2]
         check = recorder.unfinished(crashitem, "") if crashitem.startswith(f"{TESTS}/") else None
         report.when = phase = self._phases[crashitem]  # type: ignore[assignment]
         report.location = (report.location[0], None, name)
@@ -78,7 +78,7 @@ class RunnerDeaths:
         self._xdist._handlefailures(report)  # it counts what runners report, for -x and --maxfail
         if phase != "teardown":
             self._hook.pytest_runtest_logreport(report=copy.copy(report))
-            del report.acceptance_outcome  # type: ignore[attr-defined]
+            del report.acceptance_outcome
             report.when, report.outcome, report.longrepr = "teardown", "passed", None
         if check:
             report.acceptance = check | {"reason": reason}  # type: ignore[attr-defined]

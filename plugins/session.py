@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fixtures.basics.check_source import KnownCheck, SiteChecks
     from fixtures.cluster.inventory.model import Inventory
     from fixtures.plants.plant import Plant
+    from fixtures.run import Run
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class CheckState:
 
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
-RUN: pytest.StashKey[Any] = pytest.StashKey()  # fixtures.run.Run
+RUN: pytest.StashKey[Run] = pytest.StashKey()
 WAITED_S: pytest.StashKey[float] = pytest.StashKey()  # of the Run's waits, what no check's duration holds
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
 INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
