@@ -7,8 +7,8 @@ import pytest
 
 from fixtures.basics.check_source import read_checks
 from fixtures.cluster.inventory import Inventory, load
-from fixtures.cluster.inventory.discover import Found, draft, parse, spec_of
 from fixtures.cluster.probes.capabilities import CapabilityTable
+from fixtures.cluster.probes.discover import Found, draft, parse, spec_of
 from fixtures.tests.module_source import checks_of
 from fixtures.tests.test_inventory_discover import MADE_UP_LAPTOP, MADE_UP_SPARK
 from plugins.checks import required_ids
