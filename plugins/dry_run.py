@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fixtures.basics.check_source import TESTS
 from plugins.marks import arguments, module_of
-from plugins.output import clean
+from plugins.output import clean, print_lines
 from plugins.session import INVENTORY
+
+if TYPE_CHECKING:
+    from fixtures.cluster.inventory.model import Inventory
 
 # methods and functions of the library, and what they bring up while a check runs
 BRINGS = {
@@ -36,36 +39,39 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.failed and (lines := report.longreprtext.strip().splitlines()):
-        print(clean(f"# could not be collected: {report.nodeid}: {lines[-1]}"))
+        print_lines([clean(f"# could not be collected: {report.nodeid}: {lines[-1]}")])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     inventory = session.config.stash.get(INVENTORY, None)
-    if not session.config.getoption("dry_run") or inventory is None:
-        return
+    if session.config.getoption("dry_run") and inventory is not None:
+        print_lines(clean(line) for line in _lines(session.items, inventory))
+
+
+def _lines(items: list[pytest.Item], inventory: Inventory) -> Iterator[str]:
     from fixtures.product.deployments import plan
 
-    checks = [item for item in session.items if module_of(item) is not None]
+    checks = [item for item in items if module_of(item) is not None]
     uses = {arguments(item, "check")["id"]: names_used(item) for item in checks}  # type: ignore[index]
     modules = sorted({module_of(item) or "" for item in checks})
-    print(f"# {len(uses)} checks are selected, of {', '.join(modules) or 'no module'}")
+    yield f"# {len(uses)} checks are selected, of {', '.join(modules) or 'no module'}"
     managed = inventory.cluster.dynamo_managed
     if managed:
-        print(STARTS)
+        yield STARTS
     declared = any(names & DECLARED for names in uses.values())
     if uses and not declared:
-        print("# None of these checks needs the deployment that the inventory declares.")
+        yield "# None of these checks needs the deployment that the inventory declares."
     last = None
     for node, line in plan(inventory, deployment=declared) if uses else ():
         if node != last:
-            print(f"# {node}")
+            yield f"# {node}"
         last = node
-        print(clean(line))
+        yield line
     for name, does in BRINGS.items():
         if not managed and name not in WHERE_ATTACHED:
             continue
         if ids := sorted(check_id for check_id, names in uses.items() if name in names):
-            print(f"# These also {does} while they run: {', '.join(ids)}")
+            yield f"# These also {does} while they run: {', '.join(ids)}"
 
 
 def names_used(item: pytest.Item) -> set[str]:

@@ -16,6 +16,7 @@ from fixtures.basics.check_source import TESTS, KnownCheck, SiteChecks, read_che
 from fixtures.basics.redact import hide
 from fixtures.basics.thresholds import ThresholdError, Thresholds, load_thresholds
 from plugins.checks import OF_A_SITE, required_ids
+from plugins.output import print_lines
 from plugins.plants import load_plants, plant_of
 from plugins.session import INVENTORY, PLANT, SETTINGS, Settings, settings_of
 from plugins.site_checks import argument_paths, site_checks
@@ -104,8 +105,8 @@ def _refuse(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if config.getoption("list_plants"):
-        for plant in load_plants(config.rootpath, site_checks(config)).values():
-            print(plant.name, ",".join(plant.catches), plant.does, sep="\t")
+        plants = load_plants(config.rootpath, site_checks(config)).values()
+        print_lines("\t".join((plant.name, ",".join(plant.catches), plant.does)) for plant in plants)
         return 0
     if is_under_test(config) and not only_shows(config):
         _refuse(config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,6 +53,16 @@ def say(config: pytest.Config, text: str, **colours: bool) -> None:
         terminal.write_line(text, **colours)
     else:
         show_at_once(config, text, "stdout")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """To stdout, while pytest captures nothing. A reader that leaves, as `head` does, ends it quietly."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,10 +2,12 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
 from plugins.tests.conftest import INVENTORY
+from plugins.tests.plant_run import ROOT
 
 CHECKS = """
     from tests_by_module.module_00_fake.helping import beside
@@ -84,3 +86,10 @@ def test_only_processes_of_checks_are_started_where_a_deployment_runs_already(pl
     suite.module(11, ENDS_OF_TRANSFERS)
     lines = planned("--inventory", str(site))
     assert lines[1:] == ["# local", "# attached: no service is started", ENDS]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--list-plants"])
+def test_a_reader_that_leaves_ends_it_quietly(option):
+    command = f"{sys.executable} -m pytest -p no:cacheprovider {option} tests_by_module | true; echo ${{PIPESTATUS[0]}}"
+    asked = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (asked.stdout, asked.stderr) == ("0\n", "")
