@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 _RAN = ("passed", "failed", "error", "known_defect")
+_SELECT = {"-k": "keyword", "-m": "markers"}  # options of pytest, by their name in the record
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ def decide(data: dict[str, Any], never_ran: list[str], *, interrupted: bool, pyt
     """
     checks = data["checks"]
     counts = Counter(check["outcome"] for check in checks)
-    incomplete = _incomplete(data, never_ran)
+    incomplete = _incomplete(data, never_ran, interrupted)
     rejected = bool(counts["failed"] or counts["error"] or data["problems"] or data["tear_down_errors"])
     if interrupted:
         word, status = "INCOMPLETE", 2
@@ -38,10 +40,12 @@ def decide(data: dict[str, Any], never_ran: list[str], *, interrupted: bool, pyt
     return Verdict(word, status, _line(data, word, counts), incomplete)
 
 
-def _incomplete(data: dict[str, Any], never_ran: list[str]) -> list[str]:
+def _incomplete(data: dict[str, Any], never_ran: list[str], interrupted: bool) -> list[str]:
     checks = data["checks"]
     reasons = []
-    if not any(check["outcome"] in _RAN for check in checks):
+    if not (checks or never_ran or interrupted or data["problems"]):
+        reasons.append(_nothing_selected(data["selection"]))
+    elif not any(check["outcome"] in _RAN for check in checks):
         reasons.append("no check ran")
     if never_ran:
         reasons.append(f"selected, and never run: {', '.join(never_ran)}")
@@ -57,6 +61,12 @@ def _incomplete(data: dict[str, Any], never_ran: list[str]) -> list[str]:
                 need = measurement["threshold"]["min_n"]
                 reasons.append(f"{label(check)}: {measurement['name']} has n={measurement['n']}, {need} are needed")
     return reasons
+
+
+def _nothing_selected(selection: dict[str, Any]) -> str:
+    asked = [f"{option} {shlex.quote(selection[key])}" for option, key in _SELECT.items() if selection[key]]
+    inside = " ".join(selection["arguments"])
+    return f"no check ran: {' '.join(asked) + ' selects' if asked else 'there is'} none in {inside}"
 
 
 def by_reason(checks: Iterable[dict[str, Any]], outcome: str) -> dict[str, list[dict[str, Any]]]:

@@ -197,6 +197,16 @@ def test_all_not_covered_is_not_accepted(suite):
     assert suite.record()["incomplete"] == ["no check ran"]
 
 
+@pytest.mark.parametrize("runners", [(), ("-n", "2")])
+def test_a_selection_of_nothing_is_named(suite, runners):
+    suite.module(0, GREEN)
+    result = suite.run("-m", "multi_node and nightly", "-k", "green", *runners)
+    said = "no check ran: -k green -m 'multi_node and nightly' selects none in "
+    assert result.ret == 6
+    assert [line for line in result.outlines if line.startswith(said)], result.outlines
+    assert suite.record()["incomplete"][0].startswith(said)
+
+
 def test_a_part_is_called_a_part(suite):
     suite.module(0, GREEN + '    @pytest.mark.check("M00-02")\n    def test_other(): assert 0\n')
     one = "tests_by_module/module_00_fake/test_it.py::test_green"

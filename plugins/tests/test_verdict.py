@@ -25,7 +25,14 @@ def check(check_id="M00-01", outcome="passed", required=True, judgements=()):
 
 def data(*checks, **other):
     empty = {"required": ["M00-01"], "problems": [], "tear_down_errors": [], "profile": "p", "plant": None}
-    return empty | {"selection": {"part": False}, "checks": list(checks)} | other
+    return (
+        empty
+        | {
+            "selection": {"part": False, "keyword": "", "markers": "", "arguments": ["tests_by_module"]},
+            "checks": list(checks),
+        }
+        | other
+    )
 
 
 @pytest.mark.parametrize(
