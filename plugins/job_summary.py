@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from fixtures.basics.printable import printable
+from plugins.not_covered import Group
 from plugins.outcomes import first_line
 from plugins.verdict import Verdict, by_reason, label
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
 
 
-def render(data: dict[str, Any], verdict: Verdict) -> str:
-    """The text of summary.md. `data` is a record that fits reports/run.schema.json."""
+def render(data: dict[str, Any], verdict: Verdict, not_covered: Sequence[Group]) -> str:
+    """The text of summary.md. `data` is a record that fits reports/run.schema.json; `not_covered` groups its checks."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         trim_blocks=True,
@@ -29,9 +31,8 @@ def render(data: dict[str, Any], verdict: Verdict) -> str:
         run=data,
         verdict=verdict,
         red=[check for check in data["checks"] if check["outcome"] in ("failed", "error")],
-        grouped={
-            name: by_reason(data["checks"], name) for name in ("known_defect", "blocked_by_hardware", "not_covered")
-        },
+        grouped={name: by_reason(data["checks"], name) for name in ("known_defect", "blocked_by_hardware")},
+        not_covered=not_covered,
     )
 
 

@@ -18,6 +18,7 @@ from fixtures.basics.redact import redacted
 from plugins import job_summary
 from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records
+from plugins.not_covered import grouped
 from plugins.outcomes import INTERRUPTED, record_of
 from plugins.plants import judge
 from plugins.session import CHECK, Settings, settings_of
@@ -180,7 +181,8 @@ class Recorder:
             self._judge(exitstatus, selected_ids)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         assert self.verdict is not None
-        write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict))
+        groups = grouped(self.data["checks"], settings, self.config.rootpath)
+        write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict, groups))
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 
     def _judge(self, exitstatus: int, selected_ids: set[str]) -> None:
