@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), py
 def compared(baseline: RunSet, apart_set: MeasuredSet) -> Comparison:
     """Raises BringUpFailed for two sets that must not be compared."""
     if wrong := unfair(baseline, apart_set.runs):
-        raise BringUpFailed(FAIR_CHECK, "; ".join(wrong))
+        raise BringUpFailed(FAIR_CHECK, *wrong)
     return compare(baseline, apart_set.runs)
 
 
