@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fixtures.basics.check_source import SITE_ID, TESTS, SiteChecks
@@ -28,8 +29,7 @@ def load_plants(root: Path = ROOT, site: SiteChecks | None = None) -> dict[str, 
     from fixtures.plants.plant import Plant
 
     plants: dict[str, type[Plant]] = {}
-    files = sorted((root / TESTS).glob("module_*/plants*.py"))
-    modules = [importlib.import_module(f"{TESTS}.{path.parent.name}.{path.stem}") for path in files]
+    modules = _files_of_plants(root)
     if site:
         sys.path.insert(0, str(site.folder))  # as pytest does for its checks
         modules += [importlib.import_module(path.stem) for path in sorted(site.folder.glob("plants*.py"))]
@@ -41,6 +41,19 @@ def load_plants(root: Path = ROOT, site: SiteChecks | None = None) -> dict[str, 
                     raise ValueError(f"two plants are called {found.name}: in {other.__module__} and {module.__name__}")
                 plants[found.name] = found
     return plants
+
+
+def load_not_planted(root: Path = ROOT) -> dict[str, str]:
+    """Why a check has no plant, by its id: NOT_PLANTED in the plants*.py of the modules. `root` is on sys.path."""
+    found: dict[str, str] = {}
+    for module in _files_of_plants(root):
+        found |= getattr(module, "NOT_PLANTED", {})
+    return found
+
+
+def _files_of_plants(root: Path) -> list[ModuleType]:
+    files = sorted((root / TESTS).glob("module_*/plants*.py"))
+    return [importlib.import_module(f"{TESTS}.{path.parent.name}.{path.stem}") for path in files]
 
 
 def plant_of(name: str, root: Path = ROOT, site: SiteChecks | None = None) -> type[Plant]:

@@ -93,3 +93,9 @@ class BufferedStream(InOneChunk):
 
     catches = {"M01-07": "chunks have text"}
     failures = (59,)
+
+
+NOT_PLANTED = {
+    "M01-03": "A machine is not made smaller for a test. Numbers are held against bounds as in every other check.",
+    "M01-10": "It needs a real engine: the mocker's random text would fail it without a plant.",
+}

@@ -58,3 +58,10 @@ class SecondClientAsksForLess(Plant):
     @point("module_09.second_client")
     def shorten(self, bodies: Bodies) -> Bodies:
         return {number: body | {"max_tokens": body["max_tokens"] - 1} for number, body in bodies.items()}
+
+
+NOT_PLANTED = {
+    "M09-03": "The client is the suite's own. A self-test proves how it spreads requests.",
+    "M09-05": "It only records.",
+    "M09-06": "Self-tests of the baseline prove what its file must hold.",
+}
