@@ -46,11 +46,16 @@ NO_ASSERT = "Python ignores assert statements here, so no check can fail: start 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     plugins.refuse_parts(pluginmanager)
     group = parser.getgroup("acceptance", "acceptance of a Dynamo cluster")
-    group.addoption("--inventory", metavar="PATH", help="the nodes to verify (default: inventory/local.yaml)")
+    group.addoption(
+        "--inventory",
+        metavar="PATH",
+        help="the nodes to verify (default: inventory/local.yaml). For a file outside this checkout write "
+        "--inventory=PATH, or tests_by_module before it",
+    )
     group.addoption(
         "--site-checks",
         metavar="FOLDER",
-        help="also run the checks of your own in this folder; write it with =, as --site-checks=FOLDER",
+        help="also run the checks of your own in this folder. Write --site-checks=FOLDER, or tests_by_module before it",
     )
     group.addoption("--plant", metavar="NAME", help="run with this fault planted, and say which checks caught it")
     group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")

@@ -23,8 +23,9 @@ def again(settings: Settings, check: dict[str, Any], root: Path) -> str:
     site = settings.site_checks
     own = site and check["module"] == site.module
     words = ["uv", "run", "pytest", *([] if own else [f"{TESTS}/{check['module']}"]), "-k", check["id"]]
-    words += [f"--site-checks={site.folder}"] if site else []  # with "=", else pytest takes the folder for a root
-    words += ["--inventory", str(path.relative_to(root) if path.is_relative_to(root) else path)]
+    # with "=" before a path outside the checkout: else pytest takes that path for a root, and loads no suite
+    words += [f"--site-checks={site.folder}"] if site else []
+    words += ["--inventory", str(path.relative_to(root))] if path.is_relative_to(root) else [f"--inventory={path}"]
     words += ["--plant", settings.plant.name] if settings.plant else []
     return shlex.join([*words, "--seed", str(settings.seed)])
 

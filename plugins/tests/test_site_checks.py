@@ -76,6 +76,14 @@ def test_they_are_in_the_same_verdict_and_report(suite, site):
     ran.stdout.fnmatch_lines(["REJECTED (profile fake): 3 passed, 1 failed, 0 errors, 1 not covered, *"])
 
 
+@pytest.mark.parametrize("words", [["--site-checks={}"], ["tests_by_module", "--site-checks", "{}"]])
+def test_the_option_takes_its_folder_with_an_equals_sign_or_after_the_suites_folder(words, suite, site):
+    folder = str(site())
+    listed = suite.run("--collect-only", "-q", *(word.format(folder) for word in words))
+    assert listed.ret == 0
+    listed.stdout.fnmatch_lines(["tests_by_module/module_00_*", "tests_by_module/site_acme_racks*::test_green"])
+
+
 def test_without_the_option_they_are_not_there(suite, site):
     site()
     assert suite.run().ret == 0
