@@ -31,7 +31,7 @@ MARKERS = {
     "rdma": "derived from needs('rdma')",
     "real_engine": "derived from needs('real_engine')",
     "smoke": "the few checks that say whether a module is alive at all",
-    "nightly": "for the night: takes long",
+    "nightly": "the long form of a check, for the night",
     "performance": "measures speed: alone on its nodes",
     "destructive": "breaks something on purpose: alone on its nodes",
 }

@@ -33,7 +33,8 @@ SERVES_CHECK, JOINS_CHECK = "M08-01", "M08-04"
 REQUEST_BYTES = "dynamo_component_request_bytes_total"
 SERVES_WITHIN_S, DRAINS_WITHIN_S = 15, 30
 # each a fifth of what is asked of one worker at most: nothing queues, and all that is sent is short of its deadline
-RATE_PER_S, GO_ON_FOR = 20.0, 100
+RATE_PER_S = 20.0
+GO_ON_FOR = {"short": 100, "long": 1200}  # requests before the worker leaves, and after it has left
 # a request that the router has given to a worker in the millisecond before it left is refused there; without this its
 # client is told 503 (seen: the router chose 3.4 ms after the worker had stopped, and knew 0.4 ms later)
 SENT_ELSEWHERE = ("--migration-limit", "1")
@@ -121,6 +122,7 @@ def mended_afterwards(run: Run) -> Iterator[None]:
 class Scaled:
     """A load under which a worker joined on the second node, and left it again on SIGTERM.
 
+    `signalled` is before SIGTERM was sent, `arrived` after it was there: seconds lie between them on a busy machine.
     `broken_off` were under way on a worker and went on elsewhere, `refused` were sent elsewhere before they had begun.
     """
 
@@ -129,6 +131,7 @@ class Scaled:
     came: int
     registered: Moment
     signalled: Moment
+    arrived: Moment
     exit_status: int | None
     broken_off: int
     refused: int
@@ -138,7 +141,7 @@ class Scaled:
 
 
 @pytest.fixture(scope="package")
-def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Iterator[Scaled]:
+def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: str) -> Iterator[Scaled]:
     """Raises BringUpFailed when the worker that joins never serves."""
     first, second = spread.workers
     alone = replace(spread, workers={first: 1})
@@ -151,6 +154,11 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Itera
         )
         (stayed,) = (each.instance_id for each in members(deployment, inventory))
         sent = stack.enter_context(load_from_client(run, deployment, plan))
+
+        def go_on(how: str) -> None:
+            deadline = Deadline(60 + GO_ON_FOR[form] / RATE_PER_S, f"the load to go on {how}")
+            sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR[form], deadline)
+
         sent.wait_until_completed(20, Deadline(30, "a quiet beginning"))
         worker = stack.enter_context(run.joined_worker(deployment, on=second))
         try:
@@ -161,17 +169,18 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement) -> Itera
             wait_until(look, Deadline(SERVES_WITHIN_S, f"{worker.name} on {second} to serve"), every_s=0.2)
         except (DeadlineExceeded, ServiceFailed) as error:
             raise BringUpFailed(JOINS_CHECK, f"a worker that joins under load does not serve: {error}") from None
-        sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR, Deadline(60, "the load to go on with two workers"))
+        go_on("with two workers")
         signalled = sent.mark("SIGTERM")
         process = worker.require_process()
         process.signal(signal.SIGTERM)
+        arrived = sent.mark("SIGTERM arrived")
         exit_status = process.wait_until_ended(Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
         sent.mark("worker ended")
-        sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR, Deadline(60, "the load to go on with one worker"))
+        go_on("with one worker")
         load, metrics = sent.finish(), deployment.frontend_metrics()
         kinds = ("ongoing_request", "new_request")
         moved = (int(metrics.total_or_zero(MIGRATIONS, migration_type=kind)) for kind in kinds)
-        return Scaled(load, stayed, came, registered, signalled, exit_status, *moved)
+        return Scaled(load, stayed, came, registered, signalled, arrived, exit_status, *moved)
 
 
 @pytest.fixture(scope="package")

@@ -62,7 +62,7 @@ def test_worker_that_leaves_loses_nothing(scaled: Scaled, measure: Measure, evid
     measure("lost_requests", len(harmed), n=len(after))
     measure("broken_off_requests", scaled.broken_off, n=len(after))
     measure("refused_requests", scaled.refused, n=len(after))
-    measure("given_requests_until_s", max(0.0, last - leaves))
+    measure("given_requests_until_s", max(0.0, last - scaled.arrived.at_s))
     measure("under_way_when_it_left", len(under_way))
     measure.judge()
     assert scaled.exit_status == 0, f"the worker ended with {scaled.exit_status} after SIGTERM"

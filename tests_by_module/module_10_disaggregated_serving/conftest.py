@@ -49,8 +49,8 @@ def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> di
     All that this session needs, at once: later the servers of a baseline would share the nodes with `sides`.
     """
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    cases = sorted({call["profile"] for call in calls if "profile" in call}, reverse=True)
-    wanted = list(dict.fromkeys(run.inventory.cluster.profile_of(case) for case in cases))
+    forms = sorted({call["form"] for call in calls if "form" in call}, reverse=True)
+    wanted = list(dict.fromkeys(run.inventory.cluster.profile_of(form) for form in forms))
     if absent := [profile for profile in wanted if not path_of(run.report_dir, profile).exists()]:
         on = serving_nodes(run.inventory.nodes)
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
