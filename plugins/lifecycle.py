@@ -52,7 +52,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if settings is None or run is None:
         return
     alone = (item for item in session.items if any(item.get_closest_marker(name) for name in ALONE))
-    run.exclusive = run.exclusive or any(may_run(item, settings.inventory) for item in alone)
+    if any(may_run(item, settings.inventory) for item in alone):
+        run.share_no_node()
     if run.exclusive and not settings.writes:
         (settings.report_dir / ALONE_ON_NODES).touch()
 

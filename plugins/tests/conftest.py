@@ -38,6 +38,8 @@ class FakeRun:
     def __init__(self, settings):
         self.waits = []
         self.settings = settings
+    def share_no_node(self):
+        self.exclusive = True
     def capabilities(self):
         return FakeTable()
     def record(self):

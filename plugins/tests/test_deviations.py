@@ -67,7 +67,7 @@ def theirs(
     With `registered` they are in etcd, all in its namespace.
     """
     (equipment,) = run.equipment().values()
-    settings = run._settings().but(namespace=NAMESPACE, etcd_url=etcd.url, nats_url=nats.url, **changes)
+    settings = run.settings().but(namespace=NAMESPACE, etcd_url=etcd.url, nats_url=nats.url, **changes)
     name = f"frontend-{secrets.token_hex(2)}"
     frontend = Frontend(name, equipment.node, equipment.runtime, settings)
     deployment = ManagedDeployment(settings, frontend.url, etcd, nats, [frontend], prefix=f"{secrets.token_hex(2)}-")
