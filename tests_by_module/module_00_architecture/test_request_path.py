@@ -5,6 +5,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
+from fixtures.basics.served import require_all_served
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_00_architecture.request_path import RequestPath, workers_on_the_way
@@ -35,8 +36,7 @@ def test_requests_pass_every_hop_once(
             *[[f"worker {w:x}", n] for w, n in path.workers.items()],
         ],
     )
-    failed = [answer.describe() for answer in path.answers if not answer.ok]
-    assert not failed, f"{len(failed)} of {path.sent} requests failed: {failed[0]}"
+    require_all_served(path.answers)
     assert sum(path.served_by.values()) == passed, (
         f"{path.sent} answers name {sum(path.served_by.values())} workers, expected are {passed}: {path.served_by}"
     )

@@ -7,6 +7,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.served import require_all_served
 from fixtures.clients.inference import InferenceEndpoint, complete, stream
 from fixtures.load.from_here import COMPLETED, run_load
 from fixtures.load.plan import plan
@@ -68,8 +69,7 @@ def test_counters_move_by_what_was_sent(
         http.post(CHAT, json=good_chat("no-such-model"))
     for _ in range(WRONG):
         http.post(CHAT, json=good_chat(endpoint.model) | {"temperature": 5})
-    failed = [answer.describe() for answer in answers if not answer.ok]
-    assert not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[0]}"
+    require_all_served(answers)
     served = len(answers)
     unary_chat = ("endpoint", "chat_completions"), ("request_type", "unary")
     expected[STARTED, unary_chat] += UNKNOWN + WRONG

@@ -9,6 +9,7 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.basics.served import require_all_served
 from fixtures.clients.inference import complete
 from fixtures.product.deployments.deployment import READY_WITHIN_S
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -117,8 +118,7 @@ def test_zombie_worker_does_not_serve(run: Run, managed: ManagedDeployment, meas
             evidence.text("zombie", str(error))
         measure("zombie_resolved_s", continued.elapsed_s if how else None)
     evidence.text("after SIGCONT", how or "it kept running without a registration")
-    failed = [answer.describe() for answer in answers if not answer.ok]
-    assert not failed, f"{len(failed)} of {len(answers)} requests failed while the worker was stopped: {failed[0]}"
+    require_all_served(answers, "while the worker was stopped")
     zombie = departure.worker
     assert zombie.instance_id not in {w for a in answers for w in a.worker_ids}, (
         f"worker {zombie.hex_id}, stopped for longer than its lease, served a request"

@@ -15,7 +15,7 @@ from fixtures.basics.versioned_table import entry_for
 from fixtures.cluster.inventory.model import NodeSpec
 from fixtures.faults import Fault, in_place
 from fixtures.faults.chart import fault_timeline
-from fixtures.faults.timeline import hit, lost, recovered_at_s
+from fixtures.faults.timeline import hit, lost, recovered_at_s, require_none_lost
 from fixtures.load.from_node import LoadResult, NodeLoad
 from fixtures.load.plan import LoadPlan
 from fixtures.load.request import COMPLETED, FAILED, HUNG, Moment, Request
@@ -119,7 +119,7 @@ def expected(version: str) -> Mapping[str, list[str]]:
 
 def no_loss(loss: Loss) -> None:
     """Nothing was lost, nothing ended, and the same workers are registered as before."""
-    assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
+    require_none_lost(loss.requests)
     assert not loss.ended, f"no process is to end, these ended: {loss.ended}"
     assert not loss.came, f"{len(loss.came)} workers registered again, expected are the same instance ids as before"
 

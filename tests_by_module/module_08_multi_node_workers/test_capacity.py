@@ -8,7 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.cluster.inventory.model import Inventory
-from fixtures.faults.timeline import lost
+from fixtures.faults.timeline import require_none_lost
 from fixtures.load.plan import LoadPlan
 from fixtures.product.deployments.placement import Placement
 from fixtures.run import Run
@@ -45,8 +45,7 @@ def share_of_small_node(
         workers = members(deployment, inventory)
         with load_from_client(run, deployment, plan) as sent:
             load = sent.finish()
-    harmed = lost(load.requests)
-    assert not harmed, f"{len(harmed)} of {len(load.requests)} requests are lost: {harmed[0]}"
+    require_none_lost(load.requests)
     counts = by_worker(load.requests)
     counts = {each.instance_id: counts[each.instance_id] for each in workers}
     small = next(each for each in workers if each.home == second)

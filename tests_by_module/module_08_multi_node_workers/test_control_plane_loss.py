@@ -8,6 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.faults import NicDown, PoweredOff
+from fixtures.faults.timeline import require_none_lost
 from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
@@ -144,7 +145,7 @@ def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Lo
     loss = etcd_lost_for_long
     loss.show(evidence)
     assert not loss.ended, f"ended after the loss of etcd: {loss.ended}"
-    assert not loss.lost, f"{len(loss.lost)} of {len(loss.requests)} requests were lost: {loss.lost[0]}"
+    require_none_lost(loss.requests)
 
 
 @check(

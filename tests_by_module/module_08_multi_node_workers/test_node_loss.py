@@ -8,6 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.faults import Fault, Killed, Partition, PoweredOff, SlowLink
+from fixtures.faults.timeline import require_none_lost
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
@@ -165,7 +166,7 @@ def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure: Mea
     """With --migration-limit 1, a killed worker's streams continue on another worker, and no request is lost."""
     migrated.show(evidence)
     on_it = migrated.on_victims()
-    assert not migrated.lost, f"{len(migrated.lost)} of {len(migrated.requests)} requests were lost: {migrated.lost[0]}"
+    require_none_lost(migrated.requests)
     measure("longest_gap_ms", max(it.longest_gap_s or 0 for it in on_it) * 1000, n=len(on_it))
     measure.judge()
 

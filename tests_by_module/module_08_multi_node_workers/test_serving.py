@@ -13,7 +13,7 @@ from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.addresses import with_port
 from fixtures.cluster.probes.probe import interface_of, sockets
-from fixtures.faults.timeline import lost
+from fixtures.faults.timeline import require_none_lost
 from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_08_multi_node_workers.conftest import SERVES_CHECK, Served
 from tests_by_module.module_08_multi_node_workers.workers_by_node import by_worker, of_fair_share
@@ -36,8 +36,7 @@ def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], me
     for worker in served.workers:
         by_node[worker.home or worker.address] = by_node.get(worker.home, 0) + counts[worker.instance_id]
     evidence.table("requests by node", ["node", "requests"], by_node.items())
-    harmed = lost(served.load.requests)
-    assert not harmed, f"{len(harmed)} of {len(served.load.requests)} requests are lost: {harmed[0]}"
+    require_none_lost(served.load.requests)
     idle = [name for name in worker_nodes if not by_node[name]]
     assert not idle, f"no request was served on {', '.join(idle)}: {by_node}"
     shares = {each.instance_id: counts[each.instance_id] for each in served.workers}
