@@ -5,9 +5,7 @@ import pytest
 from fixtures.clients.inference import Answer, complete, stream
 from fixtures.clients.tokenizer import ModelTokenizer
 from fixtures.product.deployments.deployment import Deployment
-
-PROMPT = "The quick brown fox jumps over the lazy dog, and then"
-MAX_TOKENS = 8
+from tests_by_module.module_01_first_inference.prompts import MAX_TOKENS, PROMPT
 
 
 @pytest.fixture(scope="package")

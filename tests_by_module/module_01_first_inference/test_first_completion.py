@@ -8,16 +8,7 @@ from fixtures.basics.measure import Measure
 from fixtures.clients.inference import Answer, complete, stream
 from fixtures.clients.tokenizer import ModelTokenizer
 from fixtures.product.deployments.deployment import Deployment
-from tests_by_module.module_01_first_inference.conftest import MAX_TOKENS, PROMPT
-
-CHAT = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Which animal jumps?"}]
-PROMPTS = {
-    "word": "fox",
-    "sentence": PROMPT,
-    "unicode": "Füchse springen: 狐狸跳过 🦊",
-    "chat": CHAT,
-    "long": "over and over " * 200,
-}
+from tests_by_module.module_01_first_inference.prompts import MAX_TOKENS, PROMPT, PROMPTS
 
 
 @check(

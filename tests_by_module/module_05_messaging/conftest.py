@@ -1,21 +1,19 @@
 """Fixtures of module 05."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
 from fixtures.basics.deadline import Deadline
-from fixtures.clients.kv_events import KvEvent
-from fixtures.clients.nats import Message, connected
 from fixtures.clients.nats import Nats as Client
+from fixtures.clients.nats import connected
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.services.control_plane import Nats
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
-    Asked,
+    Published,
     block_sizes,
     everything_on,
     known_load,
@@ -27,16 +25,6 @@ from tests_by_module.module_05_messaging.events import (
 STARTS_WITHIN_S = 30
 # so little that a subscriber which does not read is noticed after some MB
 SLOW_CONSUMER_LIMITS = 'max_pending: 1MB\nwrite_deadline: "1s"\n'
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a known load was seen to publish: requests, every message meanwhile, and the KV events among them."""
-
-    asked: list[Asked]
-    messages: list[Message]
-    events: list[KvEvent]
-    block_sizes: dict[int, int]
 
 
 @pytest.fixture(scope="package")

@@ -35,6 +35,16 @@ class Asked:
         return usage["prompt_tokens"] + usage["completion_tokens"]
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a known load was seen to publish: requests, every message meanwhile, and the KV events among them."""
+
+    asked: list[Asked]
+    messages: list[Message]
+    events: list[KvEvent]
+    block_sizes: dict[int, int]
+
+
 def ask(deployment: Deployment, prompt: str, *, max_tokens: int = 70) -> Asked:
     """One request, which must be answered: without a load there is nothing to see. Raises AssertionError."""
     answer = complete(deployment.endpoint, prompt, max_tokens=max_tokens, ignore_eos=True)

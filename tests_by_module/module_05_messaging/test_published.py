@@ -15,10 +15,10 @@ from fixtures.basics.measure import Measure
 from fixtures.clients.kv_events import KvEvent
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
-from tests_by_module.module_05_messaging.conftest import Published
 from tests_by_module.module_05_messaging.events import (
     STORED_HEADERS,
     Asked,
+    Published,
     ask,
     chains,
     kv_events,

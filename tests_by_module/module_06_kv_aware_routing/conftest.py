@@ -1,19 +1,17 @@
 """Fixtures of module 06, and what all its checks stand on: a KV router, one block size, an index that is fed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from fixtures.basics.errors import BringUpFailed
-from fixtures.clients.kv_events import KvEvent
 from fixtures.load.traces import Trace, Traces, expected_hits
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.routing import (
     Index,
-    Replay,
+    Replays,
     block_size_of,
     events_applied,
     listening,
@@ -23,16 +21,6 @@ from tests_by_module.module_06_kv_aware_routing.routing import (
 
 KV_ROUTER_CHECK, INDEX_CHECK, BLOCK_SIZE_CHECK = "M06-01", "M06-02", "M06-03"
 WARM_BLOCKS = 5
-
-
-@dataclass(frozen=True)
-class Replays:
-    """Every trace as it went through the router: events as published on the wire (None: this event plane cannot be
-    listened to), and as applied by the router, by (kind, status)."""
-
-    by_name: dict[str, Replay]
-    published: list[KvEvent] | None
-    applied: dict[tuple[str, str], float]
 
 
 @pytest.fixture(scope="package")

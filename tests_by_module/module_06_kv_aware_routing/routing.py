@@ -9,7 +9,7 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.errors import CouldNotLook
 from fixtures.clients import prometheus
 from fixtures.clients.inference import EXTRA_FIELDS, Answer, InferenceEndpoint, complete
-from fixtures.clients.kv_events import KvEvents, kv_events
+from fixtures.clients.kv_events import KvEvent, KvEvents, kv_events
 from fixtures.load.traces import Tokens, Trace, reused_tokens
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.registry import RegisteredWorker
@@ -78,6 +78,16 @@ class Replay:
             [number, each.prompt_tokens, f"{each.worker or 0:x}", hit, each.predicted, each.reused]
             for number, (each, hit) in enumerate(zip(self.routed, self.expected, strict=True), 1)
         ]
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Every trace as it went through the router: events as published on the wire (None: this event plane cannot be
+    listened to), and as applied by the router, by (kind, status)."""
+
+    by_name: dict[str, Replay]
+    published: list[KvEvent] | None
+    applied: dict[tuple[str, str], float]
 
 
 HEADERS = ("request", "prompt tokens", "worker", "blocks expected", "blocks predicted", "tokens reused")

@@ -14,8 +14,7 @@ from fixtures.basics.served import require_all_served
 from fixtures.clients.kv_events import lost_events
 from fixtures.load.traces import round_robin_hits
 from fixtures.product.deployments.managed import ManagedDeployment
-from tests_by_module.module_06_kv_aware_routing.conftest import Replays
-from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, disagreements, replay
+from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, Replays, disagreements, replay
 
 pytestmark = pytest.mark.needs("kv_router")
 

@@ -4,7 +4,7 @@ and go."""
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -13,23 +13,21 @@ from fixtures.basics.errors import BringUpFailed
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import links
-from fixtures.load.from_node import LoadResult
 from fixtures.load.plan import LoadPlan
-from fixtures.load.request import Moment
 from fixtures.product.deployments import multi_node_engine, placement
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.launch_lint import NodeFacts
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
+from tests_by_module.module_08_multi_node_workers.history import SERVES_CHECK, Links, Scaled, Served
 from tests_by_module.module_08_multi_node_workers.workers_by_node import (
-    Member,
     by_worker,
     counted,
     load_from_client,
     members,
 )
 
-SERVES_CHECK, JOINS_CHECK = "M08-01", "M08-04"
+JOINS_CHECK = "M08-04"
 REQUEST_BYTES = "dynamo_component_request_bytes_total"
 SERVES_WITHIN_S, DRAINS_WITHIN_S = 15, 30
 # each a fifth of what is asked of one worker at most: nothing queues, and all that is sent is short of its deadline
@@ -39,30 +37,6 @@ GO_ON_FOR = {"short": 100, "long": 1200}  # requests before the worker leaves, a
 # client is told 503 (seen: the router chose 3.4 ms after the worker had stopped, and knew 0.4 ms later)
 SENT_ELSEWHERE = ("--migration-limit", "1")
 MIGRATIONS = "dynamo_frontend_model_migration_total"
-
-
-@dataclass(frozen=True)
-class Links:
-    """What moved during the load: bytes of requests that each worker counted, and bytes of each node's interfaces."""
-
-    request_bytes: dict[int, float]
-    before: dict[str, dict]
-    after: dict[str, dict]
-
-    def moved(self, node: str, interface: str) -> tuple[int, int]:
-        """Bytes received and sent."""
-        before, after = self.before[node][interface], self.after[node][interface]
-        return after["rx_bytes"] - before["rx_bytes"], after["tx_bytes"] - before["tx_bytes"]
-
-
-@dataclass(frozen=True)
-class Served:
-    """A load that is over, the workers, how many requests each has counted meanwhile, and what moved on the links."""
-
-    load: LoadResult
-    workers: list[Member]
-    counted: dict[int, float]
-    links: Links
 
 
 @pytest.fixture(scope="package")
@@ -116,28 +90,6 @@ def mended_afterwards(run: Run) -> Iterator[None]:
     """What is done to a whole node or its links is also done to what the run's own deployment has there."""
     yield
     run.mend()
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A load under which a worker joined on the second node, and left it again on SIGTERM.
-
-    `signalled` is before SIGTERM was sent, `arrived` after it was there: seconds lie between them on a busy machine.
-    `broken_off` were under way on a worker and went on elsewhere, `refused` were sent elsewhere before they had begun.
-    """
-
-    load: LoadResult
-    stayed: int
-    came: int
-    registered: Moment
-    signalled: Moment
-    arrived: Moment
-    exit_status: int | None
-    broken_off: int
-    refused: int
-
-    def between(self, begin_s: float, end_s: float) -> list:
-        return [request for request in self.load.requests if begin_s <= request.sent_at_s <= end_s]
 
 
 @pytest.fixture(scope="package")

@@ -8,7 +8,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.faults.chart import fault_timeline
 from fixtures.faults.timeline import hit, lost
-from tests_by_module.module_08_multi_node_workers.conftest import Scaled
+from tests_by_module.module_08_multi_node_workers.history import Scaled
 from tests_by_module.module_08_multi_node_workers.workers_by_node import by_worker, of_fair_share
 
 pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed")]

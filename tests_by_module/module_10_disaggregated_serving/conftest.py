@@ -1,7 +1,7 @@
 """Fixtures of module 10: prefill and decode apart, asked the oracle's prompts, and compared with the baseline."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +14,6 @@ from fixtures.baseline.replicas import planned, replicas, serving_nodes
 from fixtures.baseline.run_set import MeasuredSet, measured_baseline, measured_set, path_of
 from fixtures.basics.deadline import DeadlineExceeded, Threads
 from fixtures.basics.errors import BringUpFailed, CouldNotLook
-from fixtures.clients.answer import Answer
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.cluster.nodes import RemoteError
 from fixtures.kv.ucx_devices import net_devices
@@ -26,7 +25,7 @@ from fixtures.product.deployments import placement
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.prefill_decode import Counted, Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import Asked, Crowd, Sides
 
 APART_CHECK = "M10-01"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
@@ -128,15 +127,6 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
         raise BringUpFailed(APART_CHECK, str(error)) from None
 
 
-@dataclass(frozen=True)
-class Asked:
-    """An answer, and what each side counted for it."""
-
-    tokens: int
-    answer: Answer
-    counted: dict[str, Counted]
-
-
 @pytest.fixture(scope="package")
 def cold(sides: Sides, oracle: Oracle) -> dict[str, Asked]:
     """The first prompts, one after the other, by name."""
@@ -147,15 +137,6 @@ def cold(sides: Sides, oracle: Oracle) -> dict[str, Asked]:
         counted = sides.counted_since(before, len(prompt.ids))
         asked[prompt.name] = Asked(len(prompt.ids), answer, counted)
     return asked
-
-
-@dataclass(frozen=True)
-class Crowd:
-    """Prompts that were asked at once, while other clients left in the middle of their answers."""
-
-    answers: dict[str, Answer]
-    left: int
-    told: str
 
 
 @pytest.fixture(scope="package")

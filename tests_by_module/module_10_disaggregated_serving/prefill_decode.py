@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.clients import prometheus
+from fixtures.clients.answer import Answer
 from fixtures.kv.floor import Transfers
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
@@ -49,6 +50,24 @@ class Counted:
 
     def transfers(self, in_flight: int = 1) -> Transfers:
         return Transfers(self.nixl_bytes, self.nixl_seconds, int(self.nixl_count), in_flight)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An answer, and what each side counted for it."""
+
+    tokens: int
+    answer: Answer
+    counted: dict[str, Counted]
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Prompts that were asked at once, while other clients left in the middle of their answers."""
+
+    answers: dict[str, Answer]
+    left: int
+    told: str
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.product.deployments.placement import apart
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.conftest import Asked, Crowd
-from tests_by_module.module_10_disaggregated_serving.prefill_decode import KV_USED, RUNNING, WAITING, Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
+    KV_USED,
+    RUNNING,
+    WAITING,
+    Asked,
+    Crowd,
+    Sides,
+)
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
 

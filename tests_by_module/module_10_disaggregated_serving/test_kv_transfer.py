@@ -24,8 +24,13 @@ from fixtures.kv.side import Refused
 from fixtures.kv.ucx_log import parse
 from fixtures.kv.witness import Witness, witness
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.conftest import Asked
-from tests_by_module.module_10_disaggregated_serving.prefill_decode import NIXL_FAILED, NIXL_UNTOLD, Counted, Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
+    NIXL_FAILED,
+    NIXL_UNTOLD,
+    Asked,
+    Counted,
+    Sides,
+)
 
 pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
 

@@ -13,20 +13,11 @@ from fixtures.cluster.nodes import RemoteError
 from fixtures.cluster.probes.capabilities import NIXL
 from fixtures.kv.pair import Pair
 from fixtures.kv.side import Refused, Side
-from fixtures.kv.ucx_devices import net_devices
 from fixtures.run import Run
+from tests_by_module.module_11_kv_transfer.ends import end
 
 AGENTS_CHECK, METADATA_CHECK, GPU_MEMORY_CHECK = "M11-01", "M11-02", "M11-16"
 MIB = 2**20
-
-
-def end(run: Run, name: str, node: str, nth_on_node: int = 0) -> Side:
-    """An end on that node, not yet started; the `nth_on_node` has the next of the node's GPUs, as a worker has."""
-    equipment = run.equipment()[node]
-    side = Side(name, equipment.node, equipment.runtime)
-    side.env |= net_devices(side.node, run.inventory.cluster.dynamo_kv_transport)
-    side.env |= side.node.spec.visible_gpus(nth_on_node)
-    return run.at("module_11.side", side)
 
 
 @pytest.fixture(scope="package")

@@ -15,7 +15,7 @@ from fixtures.kv.floor import Judged, Link, Transfers, judge_transfers, netdev_l
 from fixtures.kv.pair import COPIES, LONG_S, Pair, plain_copy, whole
 from fixtures.kv.side import Side
 from fixtures.run import Run
-from tests_by_module.module_11_kv_transfer.conftest import end
+from tests_by_module.module_11_kv_transfer.ends import end
 from tests_by_module.module_11_kv_transfer.transport_counters import counted
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]

@@ -1,0 +1,12 @@
+"""What is asked: one sentence by most checks, and prompts of several kinds by those that count tokens."""
+
+PROMPT = "The quick brown fox jumps over the lazy dog, and then"
+MAX_TOKENS = 8
+CHAT = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Which animal jumps?"}]
+PROMPTS = {
+    "word": "fox",
+    "sentence": PROMPT,
+    "unicode": "Füchse springen: 狐狸跳过 🦊",
+    "chat": CHAT,
+    "long": "over and over " * 200,
+}
