@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.deadline import Deadline, pause, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.clients import http
@@ -114,8 +114,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
     assert expected, "no worker is there: no lease to look at"
     first = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
     longest = max(lease.granted_ttl_s for lease in first.values())
-    age = Deadline(since + 1.5 * max(longest, 1) - time.monotonic(), "the leases to be older than their TTL")
-    age.pause(age.remaining_s)
+    pause(since + 1.5 * max(longest, 1) - time.monotonic(), "the leases to be older than their TTL")
     later = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
     evidence.table(
         "leases",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.deadline import Deadline
+from fixtures.basics.deadline import pause
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -60,7 +60,7 @@ def test_a_peer_that_dies_is_an_error_and_soon(
 
     mover = threading.Thread(target=go_on)
     mover.start()
-    Deadline(60, "transfers to run").pause(DIES_AFTER_S)
+    pause(DIES_AFTER_S, "transfers to run")
     spare.kill()
     killed = time.monotonic()
     mover.join()
