@@ -5,8 +5,8 @@ from pathlib import Path
 from fixtures.tests.module_source import checks_of
 from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite
 
-# an engine keeps its contract and is exact, two servers without Dynamo as well; apart they are exact, too, prefill ran
-# where it should and its KV came over the data link; NIXL moves bytes whole by the way that is declared
+# an engine keeps its contract and is exact, two servers without Dynamo as well; disaggregated it is exact, too, prefill
+# ran where it should and its KV came over the data link; NIXL moves bytes whole by the way that is declared
 CHECKS = ("M03-01", "M03-02", "M03-11", "M09-01", "M09-02", "M10-01", "M10-02", "M10-06", "M10-07", "M11-01", "M11-06")
 
 

@@ -28,7 +28,7 @@ SEEN = """
 
     @pytest.mark.check("M10-01")
     def test_compared_with_the_baseline(measure, evidence):
-        "Serving with prefill and decode apart is not much worse than the baseline."
+        "Serving with disaggregated prefill and decode is not much worse than the baseline."
         compared = compare(served("baseline", 496.0, 2000.0), served("Dynamo", 58.0, 32000.0))
         drawn = ("output_tokens_per_s", "ttft_ms_p50")
         evidence.note("Does it pay?", "\\n".join(compared.summary("prefill-heavy", drawn)))

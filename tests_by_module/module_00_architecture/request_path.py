@@ -26,14 +26,14 @@ class RequestPath:
 
 
 def workers_on_the_way(inventory: Inventory) -> int:
-    """Of one request: a worker that computes the prompt and one that decodes, where the two are apart."""
+    """Of one request: a worker that computes the prompt and one that decodes, where they are separate."""
     return 2 if inventory.with_role("prefill") else 1
 
 
 def follow(deployment: Deployment, requests: int, workers_each: int) -> RequestPath:
     """Send `requests` different prompts one after the other and read every hop's counters before and after.
 
-    A request passes `workers_each` workers: two where prefill and decode are apart.
+    A request passes `workers_each` workers: two where prefill and decode are disaggregated.
     """
     names = deployment.settings.dialect.metrics
 

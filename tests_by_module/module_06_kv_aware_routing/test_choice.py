@@ -1,4 +1,4 @@
-"""What the router makes of load, and of salts and seeds that must keep caches apart or alike."""
+"""What the router makes of load, and of salts and seeds that must keep caches separate or shared."""
 
 from collections import Counter
 from collections.abc import Sequence

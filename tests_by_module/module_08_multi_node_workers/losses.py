@@ -142,13 +142,13 @@ class Places:
     two: NodeSpec
     spread: Placement = field(init=False)
     two_frontends: Placement = field(init=False)
-    etcd_apart: Placement = field(init=False)
+    etcd_elsewhere: Placement = field(init=False)
 
     def __post_init__(self) -> None:
         one, two = self.one.name, self.two.name
         object.__setattr__(self, "spread", Placement(one, one, (one,), {one: 1, two: 1}))
         object.__setattr__(self, "two_frontends", Placement(one, one, (two, one), {one: 2}))
-        object.__setattr__(self, "etcd_apart", Placement(one, two, (two,), {two: 2}))
+        object.__setattr__(self, "etcd_elsewhere", Placement(one, two, (two,), {two: 2}))
 
 
 def places(run: Run) -> Places:

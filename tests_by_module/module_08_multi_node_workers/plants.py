@@ -153,7 +153,7 @@ class StreamTimeoutNotPassedOn(SettingsPlant):
     failures = (23,)
     nightly = True
     inventory = "lab"
-    on = ("module_08.parted-timed", "module_08.off-timed")
+    on = ("module_08.partitioned-timed", "module_08.off-timed")
     frontend = {"extra_env": ()}
 
 
@@ -163,7 +163,7 @@ class StreamTimeoutByDefault(SettingsPlant):
     catches = {"M08-36": "unexpectedly passes", "M08-40": "unexpectedly passes"}
     nightly = True
     inventory = "lab"
-    on = ("module_08.parted", "module_08.off")
+    on = ("module_08.partitioned", "module_08.off")
     frontend = {"extra_env": (("DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS", "2"),)}
 
 
@@ -173,7 +173,7 @@ class LeaseOfAMinute(SettingsPlant):
     catches = {"M08-38": "unexpectedly passes", "M08-46": "unexpectedly passes"}
     nightly = True
     inventory = "lab"
-    on = ("module_08.parted", "module_08.apart")
+    on = ("module_08.partitioned", "module_08.etcd-elsewhere")
     frontend = worker = {"lease_ttl_s": 60}
 
 

@@ -35,20 +35,22 @@ def frontend_lost(run: Run) -> Loss:
 
 
 @pytest.fixture(scope="module")
-def apart(run: Run) -> Iterator[ManagedDeployment]:
+def etcd_elsewhere(run: Run) -> Iterator[ManagedDeployment]:
     """etcd alone on its node; its data link is cut, so that its disk stays as on a node that comes back."""
-    with run.own_deployment("module_08.apart", placed=places(run).etcd_apart, lease_ttl_s=LEASE_TTL_S) as deployment:
+    with run.own_deployment(
+        "module_08.etcd-elsewhere", placed=places(run).etcd_elsewhere, lease_ttl_s=LEASE_TTL_S
+    ) as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
-def etcd_lost(run: Run, apart: ManagedDeployment) -> Loss:
-    return lose(run, apart, "etcd_lost", cut_off(run), SHORT_S)
+def etcd_lost(run: Run, etcd_elsewhere: ManagedDeployment) -> Loss:
+    return lose(run, etcd_elsewhere, "etcd_lost", cut_off(run), SHORT_S)
 
 
 @pytest.fixture(scope="module")
-def etcd_lost_for_long(run: Run, apart: ManagedDeployment) -> Loss:
-    return lose(run, apart, "etcd_lost_for_long", cut_off(run), LEASE_TTL_S + BEYOND_TTL_S)
+def etcd_lost_for_long(run: Run, etcd_elsewhere: ManagedDeployment) -> Loss:
+    return lose(run, etcd_elsewhere, "etcd_lost_for_long", cut_off(run), LEASE_TTL_S + BEYOND_TTL_S)
 
 
 def cut_off(run: Run) -> NicDown:
@@ -134,7 +136,7 @@ def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measu
 @pytest.mark.known_defect(
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
-    shows=r"ended after the loss of etcd: \{('apart-(frontend|worker)[-\d]*': 0(, )?)+\}",
+    shows=r"ended after the loss of etcd: \{('etcd-elsewhere-(frontend|worker)[-\d]*': 0(, )?)+\}",
     reason="Workers and frontends end when etcd is away for longer than the lease. A supervisor must restart them.",
 )
 def test_etcd_lost_for_longer_than_the_lease_ends_nothing(etcd_lost_for_long: Loss, evidence: Evidence):

@@ -89,12 +89,12 @@ def cut_off(run: Run, where: Places, name: str, own: str, fault: Fault, beyond_s
 
 @pytest.fixture(scope="module")
 def long_partition(run: Run, where: Places) -> Loss:
-    return cut_off(run, where, "long_partition", "module_08.parted", partition(run, where), 2.0)
+    return cut_off(run, where, "long_partition", "module_08.partitioned", partition(run, where), 2.0)
 
 
 @pytest.fixture(scope="module")
 def long_partition_with_timeout(run: Run, where: Places) -> Loss:
-    name, own = "long_partition_with_timeout", "module_08.parted-timed"
+    name, own = "long_partition_with_timeout", "module_08.partitioned-timed"
     return cut_off(run, where, name, own, partition(run, where), 2.0, extra_env=STREAM_TIMEOUT)
 
 
@@ -268,10 +268,10 @@ def test_stream_timeout_ends_what_a_partition_would_hang(
 @pytest.mark.known_defect(
     issue="dynamo#3493",
     versions=">=1.6,<1.7",
-    shows=r"ended after the partition: \{('parted-worker-\d+': 0(, )?)+\}",
+    shows=r"ended after the partition: \{('partitioned-worker-\d+': 0(, )?)+\}",
     reason="A worker ends when it learns after a partition that its lease is lost. A supervisor must restart it.",
 )
-def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
+def test_partitioned_worker_registers_again_by_itself(long_partition: Loss):
     """A worker that was partitioned for longer than its lease is back when the partition ends."""
     assert not long_partition.ended, f"ended after the partition: {long_partition.ended}"
     assert long_partition.came or long_partition.stayed >= long_partition.victims, (
@@ -287,7 +287,7 @@ def test_parted_worker_registers_anew_by_itself(long_partition: Loss):
     causes=[16, 20],
 )
 @pytest.mark.needs("lab")
-def test_parted_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure: Measure):
+def test_partitioned_worker_that_is_started_again_serves(long_partition_with_timeout: Loss, measure: Measure):
     """A worker that ended after a partition serves again once it is restarted, as by a supervisor."""
     loss = long_partition_with_timeout
     measure("return_s", loss.return_s(loss.restarted or loss.moment("healed")))

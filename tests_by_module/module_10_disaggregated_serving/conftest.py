@@ -1,4 +1,4 @@
-"""Fixtures of module 10: prefill and decode apart, asked the oracle's prompts, and compared with the baseline."""
+"""Fixtures of module 10: disaggregated prefill and decode, asked the oracle's prompts, compared with the baseline."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +27,7 @@ from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import Asked, Crowd, Sides
 
-APART_CHECK = "M10-01"
+DISAGGREGATED_CHECK = "M10-01"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
 TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
@@ -98,15 +98,15 @@ def allowed(control_of_answers: float | Exception | None) -> float:
 
 @pytest.fixture(scope="package")
 def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Sides]:
-    """A deployment of its own with prefill and decode apart. Raises BringUpFailed.
+    """A deployment of its own with disaggregated prefill and decode. Raises BringUpFailed.
 
     The server that the control is asked of has ended by then: it would take their memory.
     """
-    placed = placement.apart(run.inventory.nodes)
+    placed = placement.disaggregated(run.inventory.nodes)
     kinds = sorted(kind for types in placed.types.values() for kind in types)
     if kinds != ["decode", "prefill"]:
         told = "one prefill and one decode worker are compared with two servers"
-        raise BringUpFailed(APART_CHECK, f"{told}, and the inventory has {', '.join(kinds)}")
+        raise BringUpFailed(DISAGGREGATED_CHECK, f"{told}, and the inventory has {', '.join(kinds)}")
     transport = run.inventory.cluster.dynamo_kv_transport
     placed = replace(
         placed,
@@ -116,15 +116,15 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
         },
     )
     try:
-        with run.own_deployment("module_10.apart", placed=placed, extra_env=(TAKEN_WITHIN,)) as deployment:
+        with run.own_deployment("module_10.disaggregated", placed=placed, extra_env=(TAKEN_WITHIN,)) as deployment:
             found = {
                 kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             }
             if absent := [kind for kind, workers in found.items() if not workers]:
-                raise BringUpFailed(APART_CHECK, f"no {' and no '.join(absent)} worker was started")
+                raise BringUpFailed(DISAGGREGATED_CHECK, f"no {' and no '.join(absent)} worker was started")
             yield Sides(deployment, found["prefill"][0], found["decode"][0])
     except (ServiceFailed, DeadlineExceeded) as error:
-        raise BringUpFailed(APART_CHECK, str(error)) from None
+        raise BringUpFailed(DISAGGREGATED_CHECK, str(error)) from None
 
 
 @pytest.fixture(scope="package")
@@ -152,7 +152,7 @@ def crowd(run: Run, sides: Sides, oracle: Oracle) -> Crowd:
 
 
 @pytest.fixture(scope="package")
-def apart_set(
+def disaggregated_set(
     run: Run, baseline: RunSet, sides: Sides, client: Equipment, files: ModelFiles, profile: str
 ) -> MeasuredSet:
     """The same workloads; `baseline` comes first, so that its servers are gone when these start."""

@@ -20,11 +20,11 @@ pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), py
 
 
 @pytest.fixture(scope="package")
-def compared(baseline: RunSet, apart_set: MeasuredSet) -> Comparison:
+def compared(baseline: RunSet, disaggregated_set: MeasuredSet) -> Comparison:
     """Raises BringUpFailed for two sets that must not be compared."""
-    if wrong := unfair(baseline, apart_set.runs):
+    if wrong := unfair(baseline, disaggregated_set.runs):
         raise BringUpFailed(FAIR_CHECK, *wrong)
-    return compare(baseline, apart_set.runs)
+    return compare(baseline, disaggregated_set.runs)
 
 
 @check(
@@ -34,10 +34,10 @@ def compared(baseline: RunSet, apart_set: MeasuredSet) -> Comparison:
     by_hand="diff the conditions of two baseline files: hardware, versions, model, settings",
 )
 def test_baseline_and_dynamo_may_be_compared(
-    baseline: RunSet, apart_set: MeasuredSet, measure: Measure, evidence: Evidence
+    baseline: RunSet, disaggregated_set: MeasuredSet, measure: Measure, evidence: Evidence
 ):
     """Baseline and Dynamo ran the same hardware, engine, model and requests, repeatedly, without a failed request."""
-    sides = (baseline, apart_set.runs)
+    sides = (baseline, disaggregated_set.runs)
     rows = [
         (side.deployment, " + ".join(node.kind for node in side.hardware), *map(str, (side.versions, side.settings)),
          str(side.model), len(side.runs))

@@ -1,4 +1,4 @@
-"""The answers are those of a model that nobody took apart: cold, cached, at once, and while others leave."""
+"""The answers are those of a model that was not disaggregated: cold, cached, at once, and while others leave."""
 
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.product.deployments.placement import apart
+from fixtures.product.deployments.placement import disaggregated
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
     KV_USED,
@@ -41,7 +41,7 @@ def whole(differences: Differences) -> None:
     by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …",
     causes=[49, 54],
 )
-def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence: Evidence):
+def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence):
     """One worker prefills and one decodes, each registered as such on its node, with the same model and block size."""
     dialect = sides.deployment.settings.dialect
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
@@ -58,7 +58,7 @@ def test_prefill_and_decode_are_there_apart(run: Run, sides: Sides, evidence: Ev
         if component != dialect.worker_component[kind]:
             wrong.add(f"the {kind} worker on {worker.node.name} is {component}", node=worker.node.name)
     evidence.table("workers", ["type", "node", "component", "instance", "model's files", "block"], rows)
-    expected = {kind: name for name, kinds in apart(run.inventory.nodes).types.items() for kind in kinds}
+    expected = {kind: name for name, kinds in disaggregated(run.inventory.nodes).types.items() for kind in kinds}
     wrong.extend(
         f"{k} is on {w.node.name}, not on {expected[k]}" for k, w in sides.both.items() if w.node.name != expected[k]
     )

@@ -59,7 +59,7 @@ def neighbours(sides: list[Side], inventory: Inventory) -> Pair:
 
 
 @pytest.fixture(scope="package")
-def apart(sides: list[Side], inventory: Inventory) -> Pair:
+def two_nodes(sides: list[Side], inventory: Inventory) -> Pair:
     """Processes of two nodes. BringUpFailed where only one declares NIXL."""
     if len(sides) < 4:
         raise BringUpFailed(AGENTS_CHECK, "only one node that runs workers declares nixl")
@@ -69,7 +69,7 @@ def apart(sides: list[Side], inventory: Inventory) -> Pair:
 @pytest.fixture(scope="package")
 def pair(sides: list[Side], request: pytest.FixtureRequest) -> Pair:
     """Two ends as workers would be: on two nodes where the inventory has two, else on the one."""
-    return request.getfixturevalue("apart" if len(sides) > 2 else "neighbours")
+    return request.getfixturevalue("two_nodes" if len(sides) > 2 else "neighbours")
 
 
 @pytest.fixture(scope="package")
@@ -81,8 +81,8 @@ def gpu_neighbours(neighbours: Pair) -> Pair:
 @pytest.fixture(scope="package")
 def gpu_pairs(gpu_neighbours: Pair, sides: list[Side], request: pytest.FixtureRequest) -> list[Pair]:
     """All pairs of ends with memory of GPUs: on one node, and on two where there are two with KV on GPUs."""
-    apart = [request.getfixturevalue("kv_apart")] if len(sides) > 2 else []
-    return [gpu_neighbours, *(pair for pair in apart if pair.kind == "VRAM")]
+    between = [request.getfixturevalue("kv_two_nodes")] if len(sides) > 2 else []
+    return [gpu_neighbours, *(pair for pair in between if pair.kind == "VRAM")]
 
 
 @pytest.fixture(scope="package")
@@ -93,15 +93,16 @@ def kv_neighbours(neighbours: Pair, inventory: Inventory, request: pytest.Fixtur
 
 
 @pytest.fixture(scope="package")
-def kv_apart(apart: Pair, inventory: Inventory) -> Pair:
+def kv_two_nodes(two_nodes: Pair, inventory: Inventory) -> Pair:
     """Processes of two nodes, with memory of the kind that KV is in on both."""
-    return on_gpu(apart) if all(inventory.kv_is_on_gpu(end.node.name) for end in (apart.near, apart.far)) else apart
+    ends = (two_nodes.near, two_nodes.far)
+    return on_gpu(two_nodes) if all(inventory.kv_is_on_gpu(end.node.name) for end in ends) else two_nodes
 
 
 @pytest.fixture(scope="package")
 def kv_pair(sides: list[Side], request: pytest.FixtureRequest) -> Pair:
     """As `pair`, with memory of the kind that KV is in."""
-    return request.getfixturevalue("kv_apart" if len(sides) > 2 else "kv_neighbours")
+    return request.getfixturevalue("kv_two_nodes" if len(sides) > 2 else "kv_neighbours")
 
 
 @pytest.fixture(scope="package")

@@ -50,9 +50,9 @@ def test_bytes_arrive_whole_between_two_processes(
     by_hand="the same with one end on each node",
 )
 @pytest.mark.needs("multi_node")
-def test_bytes_arrive_whole_between_two_nodes(apart: Pair, sizes: list[int], run: Run, evidence: Evidence) -> None:
+def test_bytes_arrive_whole_between_two_nodes(two_nodes: Pair, sizes: list[int], run: Run, evidence: Evidence) -> None:
     """Bytes arrive intact between two nodes."""
-    Findings(each_size(apart, sizes, run.seed, evidence)).judge()
+    Findings(each_size(two_nodes, sizes, run.seed, evidence)).judge()
 
 
 @check(

@@ -81,16 +81,16 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(
 @pytest.mark.needs("multi_node")
 @pytest.mark.performance
 def test_transfers_between_nodes_are_not_far_below_their_link(
-    kv_apart: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
+    kv_two_nodes: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
 ) -> None:
     """Transfers between nodes are nearly as fast as their link."""
-    evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
-    plain = Link("netdev", kv_apart.tcp_bytes_per_s(kv_apart.size, TIMES), "one plain TCP stream, just before")
+    evidence.nodes(kv_two_nodes.near.node.name, kv_two_nodes.far.node.name)
+    plain = Link("netdev", kv_two_nodes.tcp_bytes_per_s(kv_two_nodes.size, TIMES), "one plain TCP stream, just before")
     measure("plain_tcp_gb_s", plain.bytes_per_s / 1e9, n=TIMES)
-    said = said_speed(kv_apart.near)
-    as_plain = judge_transfers(Transfers(kv_apart.size, kv_apart.size / plain.bytes_per_s, 1), said)
-    moved, (carried, *_) = counted(run, kv_apart, lambda: best(kv_apart))
-    link = said_rates(kv_apart.near, carried.rdma) if inventory.cluster.dynamo_kv_transport == "rdma" else plain
+    said = said_speed(kv_two_nodes.near)
+    as_plain = judge_transfers(Transfers(kv_two_nodes.size, kv_two_nodes.size / plain.bytes_per_s, 1), said)
+    moved, (carried, *_) = counted(run, kv_two_nodes, lambda: best(kv_two_nodes))
+    link = said_rates(kv_two_nodes.near, carried.rdma) if inventory.cluster.dynamo_kv_transport == "rdma" else plain
     judged = {operation: judge_transfers(each, link) for operation, each in moved.items()}
     judged["plain TCP"] = as_plain
     told(judged, evidence)
@@ -132,19 +132,19 @@ def said_rates(side: Side, carried: dict[str, float]) -> Link:
 @pytest.mark.needs("multi_node", "kv_transport")
 @pytest.mark.performance
 def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
-    kv_apart: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
+    kv_two_nodes: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
 ) -> None:
     """Each KV device alone is as fast as its port and PCIe lanes allow: a degraded one would hide among others."""
-    evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
+    evidence.nodes(kv_two_nodes.near.node.name, kv_two_nodes.far.node.name)
     judged: dict[str, Judged] = {}
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
-    sides = (kv_apart.near, kv_apart.far)
+    sides = (kv_two_nodes.near, kv_two_nodes.far)
     devices = [side.node.spec.rdma_ports if rdma else (data_interface(side.node),) for side in sides]
     for number, (here, there) in enumerate(zip(*devices, strict=True), 1):
         near, far = (end(run, f"kv-device-{number}-{n}", side.node.name) for n, side in enumerate(sides, 1))
         near.env["UCX_NET_DEVICES"], far.env["UCX_NET_DEVICES"] = here, there
         with near, far:
-            pair = Pair(near, far, kv_apart.size, kind=kv_apart.kind)
+            pair = Pair(near, far, kv_two_nodes.size, kind=kv_two_nodes.kind)
             pair.connect()
             link = said_rates(near, {here: 1}) if rdma else said_speed(near)
             for operation, moved in best(pair).items():

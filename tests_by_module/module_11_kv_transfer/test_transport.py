@@ -59,14 +59,14 @@ def test_kv_goes_by_the_declared_transport(
 @pytest.mark.needs("multi_node")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_over_the_data_link(
-    operation: Operation, kv_apart: Pair, run: Run, inventory: Inventory, evidence: Evidence
+    operation: Operation, kv_two_nodes: Pair, run: Run, inventory: Inventory, evidence: Evidence
 ) -> None:
     """KV takes the data link."""
-    evidence.nodes(kv_apart.near.node.name, kv_apart.far.node.name)
-    (asked, _), kv = counted(run, kv_apart, lambda: move(kv_apart, operation))
+    evidence.nodes(kv_two_nodes.near.node.name, kv_two_nodes.far.node.name)
+    (asked, _), kv = counted(run, kv_two_nodes, lambda: move(kv_two_nodes, operation))
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
     found, rows = Findings(), []
-    for counts, side in zip(kv, (kv_apart.near, kv_apart.far), strict=True):
+    for counts, side in zip(kv, (kv_two_nodes.near, kv_two_nodes.far), strict=True):
         meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side.node)}
         taken = counts.rdma if rdma else counts.netdevs
         shares = {name: count / asked for name, count in taken.items()}
