@@ -51,17 +51,16 @@ def follow(deployment: Deployment, requests: int, workers_each: int) -> RequestP
     for answer in answers:
         for worker_id in answer.way_ids:
             served_by[worker_id] = served_by.get(worker_id, 0) + 1
+    last: RequestPath | None = None
 
     def look() -> tuple[RequestPath | None, object]:
+        nonlocal last
         frontend, router = hops(deployment.frontend_metrics())
         workers = {w: n - workers_before.get(w, 0) for w, n in deployment.worker_requests().items()}
-        path = RequestPath(requests, answers, served_by, frontend - frontend_before, router - router_before, workers)
-        nonlocal last
-        last = path
-        counted = min(path.frontend, path.router, sum(workers.values()) / workers_each)
-        return (path if counted >= requests else None), path
+        last = RequestPath(requests, answers, served_by, frontend - frontend_before, router - router_before, workers)
+        counted = min(last.frontend, last.router, sum(workers.values()) / workers_each)
+        return (last if counted >= requests else None), last
 
-    last: RequestPath | None = None
     try:
         return wait_until(look, Deadline(COUNTED_WITHIN_S, "every hop to have counted the requests"))
     except DeadlineExceeded:

@@ -148,7 +148,8 @@ def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[
     with deployment.etcd_client() as etcd:
         channels = event_channels_of(etcd, deployment.settings.dialect, deployment.settings.namespace)
     zmq_ports = {int(each.address.rpartition(":")[2]) for each in channels if each.plane == "zmq"}
-    publishers, others = [], []
+    publishers: list[str] = []
+    others: list[str] = []
     for component in found:
         for bound, port in component.listening:
             if bound in ANY_ADDRESS:

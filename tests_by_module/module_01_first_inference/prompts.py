@@ -3,7 +3,7 @@
 PROMPT = "The quick brown fox jumps over the lazy dog, and then"
 MAX_TOKENS = 8
 CHAT = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Which animal jumps?"}]
-PROMPTS = {
+PROMPTS: dict[str, str | list[dict[str, str]]] = {
     "word": "fox",
     "sentence": PROMPT,
     "unicode": "Füchse springen: 狐狸跳过 🦊",

@@ -8,6 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.require import require
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.load.plan import ORDINARY_TOKENS
 from fixtures.product.deployments.deployment import Deployment
@@ -28,9 +29,10 @@ def advertise(deployment: ManagedDeployment, budget: TokenBudget) -> None:
     """Write `budget` into the workers' cards as real engines do, and start the frontend again, which then reads it."""
     with deployment.etcd_client() as etcd:
         for worker in deployment.registered_workers():
-            card = worker.card_key.json()
+            key = require(worker.card_key, f"model card of worker {worker.hex_id}")
+            card = key.json()
             card["card_json"]["runtime_config"]["runtime_data"]["token_budget"] = budget.card
-            etcd.put(worker.card_key.name, json.dumps(card), lease_id=worker.card_key.lease_id)
+            etcd.put(key.name, json.dumps(card), lease_id=key.lease_id)
     deployment.frontend.kill()
     deployment.frontend.launch()
     wait_until_serving(deployment, Deadline(SERVES_WITHIN_S, "the frontend to serve with the new cards"))

@@ -1,5 +1,7 @@
 """What the frontend counts, against what was really sent."""
 
+from collections.abc import Callable
+
 import httpx
 import pytest
 
@@ -8,7 +10,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
-from fixtures.clients.inference import InferenceEndpoint, complete, stream
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.load.from_here import COMPLETED, run_load
 from fixtures.load.plan import plan
 from fixtures.product.deployments.deployment import Deployment
@@ -35,7 +37,7 @@ TEXT = "count this"
 TOKENS = 6
 COUNTED_WITHIN_S = 5
 # (what is sent, the frontend's labels of it, how often)
-LOAD = {
+LOAD: dict[str, tuple[Callable[..., Answer], str | list[dict[str, str]], dict[str, str], int]] = {
     "whole chats": (complete, MESSAGES, {"endpoint": "chat_completions", "request_type": "unary"}, 3),
     "streamed chats": (stream, MESSAGES, {"endpoint": "chat_completions", "request_type": "stream"}, 2),
     "whole completions": (complete, TEXT, {"endpoint": "completions", "request_type": "unary"}, 4),
@@ -81,7 +83,7 @@ def test_counters_move_by_what_was_sent(
         (OUTPUT_TOKENS, ()): served * TOKENS,
         (OUTPUT_LENGTHS, ()): served * TOKENS,
     }
-    expected[INPUT_TOKENS, ()] = sum(answer.usage["prompt_tokens"] for answer in answers)
+    expected[INPUT_TOKENS, ()] = sum(answer.counted("prompt_tokens") for answer in answers)
 
     def moved(now: Snapshot) -> dict[tuple[str, tuple], float]:
         return {

@@ -1,8 +1,11 @@
 """What the frontend offers, and whether OpenAI's own client gets on with it."""
 
+from typing import Any
+
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionStreamOptionsParam
 
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
@@ -12,7 +15,7 @@ from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import for_version
 
-MESSAGES = [{"role": "user", "content": "Which animal jumps?"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Which animal jumps?"}]
 MAX_TOKENS = 5
 
 
@@ -93,12 +96,13 @@ def test_openai_sdk_is_served(sdk: openai.OpenAI, deployment: Deployment, endpoi
 )
 def test_openai_sdk_streams(sdk: openai.OpenAI, endpoint: InferenceEndpoint):
     """OpenAI's SDK reads streamed chats, completions and responses to their end, with finish reason and usage."""
-    asked = {"model": endpoint.model, "stream": True, "max_tokens": MAX_TOKENS}
-    usage = {"stream_options": {"include_usage": True}}
-    chat = list(sdk.chat.completions.create(messages=MESSAGES, **asked, **usage))
-    plain = list(sdk.completions.create(prompt="a fox", **asked, **usage))
-    events = list(sdk.responses.create(model=endpoint.model, input="a fox", max_output_tokens=MAX_TOKENS, stream=True))
-    for name, chunks in {"chat": chat, "completion": plain}.items():
+    model, limit, usage = endpoint.model, MAX_TOKENS, ChatCompletionStreamOptionsParam(include_usage=True)
+    chats, texts = sdk.chat.completions, sdk.completions
+    chat = list(chats.create(model=model, messages=MESSAGES, max_tokens=limit, stream=True, stream_options=usage))
+    plain = list(texts.create(model=model, prompt="a fox", max_tokens=limit, stream=True, stream_options=usage))
+    events = list(sdk.responses.create(model=model, input="a fox", max_output_tokens=limit, stream=True))
+    streams: dict[str, list[Any]] = {"chat": chat, "completion": plain}
+    for name, chunks in streams.items():
         assert any(choice.finish_reason for chunk in chunks for choice in chunk.choices), (
             f"{name}: no finish reason came through the SDK in {len(chunks)} chunks"
         )

@@ -68,7 +68,10 @@ one_field = st.sampled_from(sorted(FIELDS)).flatmap(lambda name: FIELDS[name].ma
 near = st.lists(one_field, max_size=3).map(dict)
 odd = st.dictionaries(st.sampled_from(sorted(FIELDS.keys() - set(counts))) | st.text(max_size=8), anything, max_size=2)
 SERVED = [CHAT, "/v1/completions", "/v1/responses"]
-PROMPTS = {CHAT: {"messages": [{"role": "user", "content": "a"}]}, "/v1/completions": {"prompt": "a"}}
+PROMPTS: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "a"}]},
+    "/v1/completions": {"prompt": "a"},
+}
 made_up = (
     st.tuples(st.just("fields"), near | near | odd)
     | st.tuples(st.just("json"), anything)

@@ -70,9 +70,9 @@ def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     large = errors.large_prompts
     refusal, served = large.refusals[plane], Refusal(status=200, reason="")
     args = ("--num-gpu-blocks-override", str(large.kv_blocks), "--speedup-ratio", str(SPEEDUP))
-    settings = {"request_plane": plane, "worker_args": args}
     rows, wrong = [], Findings()
-    with run.own_deployment(f"module_02.large_{plane}", runtime=runtime, **settings) as deployment:
+    name = f"module_02.large_{plane}"
+    with run.own_deployment(name, runtime=runtime, request_plane=plane, worker_args=args) as deployment:
         for many, expected in ((large.served, served), (large.refused, refusal)):
             for form, megabytes, tokens, answer in ask_each(deployment.endpoint, many):
                 why = "" if answer.ok else (reasons(deployment, large) or ["no reason in any log"])[-1]

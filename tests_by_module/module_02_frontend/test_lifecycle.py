@@ -96,7 +96,7 @@ def test_shutdown_drains_a_running_stream(drained: Drained, measure: Measure):
     """After SIGTERM the frontend accepts no new request, finishes the running stream, and exits with 0."""
     measure("frontend_ended_after_s", drained.ended_after_s)
     assert drained.running.outcome == "completed", f"the running stream did not complete: {drained.running.describe()}"
-    tokens = drained.running.answer.usage["completion_tokens"]
+    tokens = drained.running.answer.counted("completion_tokens")
     assert tokens == TOKENS, f"the running stream ended after {tokens} of {TOKENS} tokens"
     assert not drained.new.ok, f"{REFUSES_WITHIN_S} s after SIGTERM the frontend still serves new requests"
     assert drained.exit_status == 0, (

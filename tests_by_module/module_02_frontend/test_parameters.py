@@ -48,7 +48,7 @@ def test_generation_ends_at_the_limit(limit: str, endpoint: InferenceEndpoint):
         for asked in (1, 7):
             answer = send(endpoint, MESSAGES, ignore_eos=True, **{limit: asked})
             assert answer.ok, answer.describe()
-            told = answer.usage["completion_tokens"], answer.finish_reasons
+            told = answer.counted("completion_tokens"), answer.finish_reasons
             assert told == (asked, ["length"]), (
                 f"{send.__name__}, {limit} {asked}: {told[0]} completion tokens, finish reason {told[1]}"
             )
@@ -70,7 +70,7 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
         f"with the stop sequence {COMMON!r}: finish {answer.finish_reasons}, not stop"
     )
     assert COMMON not in answer.text, f"the text {answer.text!r} holds the stop sequence {COMMON!r}"
-    used = answer.usage["completion_tokens"]
+    used = answer.counted("completion_tokens")
     assert used < MANY_TOKENS, f"{used} tokens were generated, expected are fewer than {MANY_TOKENS}"
 
 
@@ -109,7 +109,7 @@ def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
     indices = sorted(choice["index"] for choice in answer.body["choices"])
     assert indices == [0, 1, 2], f"three prompts were sent, the choices are {indices}"
     assert all(choice["text"] for choice in answer.body["choices"]), "a choice has no text"
-    used = answer.usage["completion_tokens"]
+    used = answer.counted("completion_tokens")
     assert used == 3 * 4, f"usage tells {used} completion tokens, three prompts of 4 were asked for"
 
 
@@ -176,10 +176,10 @@ def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoin
     send = stream if streamed else complete
     answer = send(endpoint, TEXT, max_tokens=MANY_TOKENS, temperature=0, ignore_eos=True)
     assert answer.ok, answer.describe()
-    told, counted = answer.usage["prompt_tokens"], tokenizer.count(TEXT)
+    told, counted = answer.counted("prompt_tokens"), tokenizer.count(TEXT)
     assert told == counted, f"usage tells {told} prompt tokens, the tokenizer counts {counted}"
     # a model is free to choose a spelling that its tokenizer would not, and to end in the middle of a character
-    told, counted = answer.usage["completion_tokens"], tokenizer.count_generated(answer.text)
+    told, counted = answer.counted("completion_tokens"), tokenizer.count_generated(answer.text)
     measure("completion_tokens_off_percent", 100 * abs(told - counted) / told, n=told)
     measure.judge()
 

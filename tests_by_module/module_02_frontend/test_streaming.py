@@ -12,7 +12,7 @@ from fixtures.basics.redact import tail
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 
 MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
-PROMPTS = {"chat": MESSAGES, "completion": "The quick brown fox"}
+PROMPTS: dict[str, str | list[dict[str, str]]] = {"chat": MESSAGES, "completion": "The quick brown fox"}
 PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 OBJECTS = {"chat": "chat.completion.chunk", "completion": "text_completion"}
 MAX_TOKENS = 12
@@ -89,14 +89,15 @@ def test_streamed_and_whole_answers_agree(kind: str, endpoint: InferenceEndpoint
     assert whole.ok and streamed.ok, f"{whole.describe()}; {streamed.describe()}"
     seen = [_told(answer) for answer in (whole, streamed)]
     assert seen[0] == seen[1], f"two answers to one request differ, whole: {seen[0]}, streamed: {seen[1]}"
-    tokens, added = whole.usage["completion_tokens"], whole.usage["prompt_tokens"] + whole.usage["completion_tokens"]
-    assert (tokens, added) == (MAX_TOKENS, whole.usage["total_tokens"]), (
+    tokens = whole.counted("completion_tokens")
+    added = whole.counted("prompt_tokens") + tokens
+    assert (tokens, added) == (MAX_TOKENS, whole.counted("total_tokens")), (
         f"max_tokens was {MAX_TOKENS}; usage is to have as many completion tokens and to add up, it is {whole.usage}"
     )
 
 
 def _told(answer: Answer) -> dict:
-    counts = {name: answer.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    counts = {name: answer.counted(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
     return {**counts, "finish": answer.finish_reasons, "model": {part["model"] for part in answer.parts}}
 
 

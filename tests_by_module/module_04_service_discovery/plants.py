@@ -22,7 +22,8 @@ class EtcdNotReachableFromOthers(Plant):
 
     def planned(self, deployment: ManagedDeployment) -> None:
         deployment.etcd.listen_address = OTHER_LOOPBACK
-        for each in (deployment, *deployment.frontends, *deployment.workers):
+        deployment.settings = deployment.settings.but(etcd_url=deployment.etcd.url)
+        for each in (*deployment.frontends, *deployment.workers):
             each.settings = each.settings.but(etcd_url=deployment.etcd.url)
 
 

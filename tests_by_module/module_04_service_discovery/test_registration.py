@@ -11,6 +11,7 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, pause, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
+from fixtures.basics.require import require
 from fixtures.clients import http
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
@@ -50,7 +51,7 @@ def test_workers_register_in_the_layout_of_their_version(deployment: Deployment,
         wrong.extend(
             f"{worker.hex_id}: instance lacks {f}" for f in dialect.instance_fields if f not in worker.instance
         )
-        if worker.card is None:
+        if worker.card is None or worker.card_key is None:
             wrong.add(f"{worker.hex_id} has an instance key and no model card: nothing can be routed to it")
             continue
         wrong.extend(
@@ -186,7 +187,7 @@ def test_etcd_is_reached_from_every_node(
     port = int(deployment.settings.etcd_url.rpartition(":")[2])
     addresses = [spec.dynamo_data_address for spec in inventory.with_role("etcd")]
     if not inventory.cluster.dynamo_managed:
-        addresses = [urlsplit(deployment.settings.etcd_url).hostname]
+        addresses = [require(urlsplit(deployment.settings.etcd_url).hostname, "host in dynamo_etcd_url")]
     evidence.text("advertised client URLs", "\n".join(etcd.member_urls()))
     wrong = Findings()
     for node in run.nodes().values():
