@@ -2,7 +2,7 @@
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -67,12 +67,12 @@ class Column:
     counted: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, Answer] = field(default_factory=dict)
     after_refusals: Answer = field(default_factory=Answer)
-    left: RequestRecord | None = None
+    left: RequestRecord = field(init=False, repr=False)  # there once `look` is through
     idle_after_s: float | None = None
     block_size: int = 0
     events: list[KvEvent] | None = None
     compared: Compared | None = None
-    ended: Ended | None = None
+    ended: Ended = field(init=False, repr=False)  # there once `end` is through
 
     @property
     def name(self) -> str:
@@ -102,8 +102,13 @@ def _startup(deployment: ManagedDeployment, worker: Worker, spec: RuntimeSpec, b
     assert worker.launched_at is not None
     registered_s = deployment.registered_at - worker.launched_at
     first_token_s = next(phase.duration_s for phase in deployment.phases if phase.what == "first token")
-    told = [_told_at(log, line) for line in (facts.imported, facts.loaded)]
-    return StartUp(*(at and at - began_at for at in told), registered_s, registered_s + first_token_s)
+    imported_at, loaded_at = (_told_at(log, line) for line in (facts.imported, facts.loaded))
+    return StartUp(
+        imported_at and imported_at - began_at,
+        loaded_at and loaded_at - began_at,
+        registered_s,
+        registered_s + first_token_s,
+    )
 
 
 def _told_at(log: str, line: str | None) -> float | None:
@@ -119,8 +124,8 @@ def _page(deployment: ManagedDeployment) -> prometheus.Metrics:
 
 def _counts(column: Column, page: prometheus.Metrics, deployment: ManagedDeployment) -> dict[str, float]:
     requests = page.total_or_zero(REQUESTS, dynamo_endpoint=deployment.settings.dialect.worker_endpoint)
-    own = {what: page.total_or_zero(name) for what, name in (column.facts.metrics or {}).items() if what != "running"}
-    return {"requests": requests, **own}
+    metrics = column.facts.metrics or {}
+    return {"requests": requests} | {what: page.total_or_zero(metrics[what]) for what in metrics if what != "running"}
 
 
 def _ask(column: Column, deployment: ManagedDeployment) -> None:
@@ -208,7 +213,7 @@ def end(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     column.ended = Ended(record, tokens, unregistered_s, ended_s, status, process.end_of_log(6000))
 
 
-def _tokens_for(streamed: Sequence[Answer]) -> int:
+def _tokens_for(streamed: Iterable[Answer]) -> int:
     """As many tokens as take the engine about STREAM_S, by its own pace here."""
     gaps = [b - a for answer in streamed for a, b in zip(answer.chunk_times_s, answer.chunk_times_s[1:], strict=False)]
     pace_s = sorted(gaps)[len(gaps) // 2] if gaps else 0.0

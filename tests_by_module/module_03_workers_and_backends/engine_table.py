@@ -54,9 +54,9 @@ ROWS: dict[str, Callable[[Column], object]] = {
         if column.events is None
         else sum(len(event.blocks) for event in column.events if event.kind == "stored")
     ),
-    "SIGTERM: unregistered after, s": lambda column: _number(column.ended and column.ended.unregistered_s),
-    "SIGTERM: the running stream": lambda column: column.ended.stream.outcome if column.ended else "–",  # noqa: RUF001
-    "SIGTERM: ended after, s": lambda column: _number(column.ended and column.ended.ended_s),
+    "SIGTERM: unregistered after, s": lambda column: _number(column.ended.unregistered_s),
+    "SIGTERM: the running stream": lambda column: column.ended.stream.outcome,
+    "SIGTERM: ended after, s": lambda column: _number(column.ended.ended_s),
     "answers against transformers": _compared,
 }
 

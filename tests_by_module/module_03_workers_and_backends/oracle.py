@@ -8,6 +8,7 @@ from fixtures.answers.compare import Comparison, Tolerance, compare
 from fixtures.answers.prompts import prompt_set
 from fixtures.answers.reference import reference
 from fixtures.basics.deadline import Deadline
+from fixtures.basics.require import require
 from fixtures.cluster.inventory.dtypes import served_dtype
 from fixtures.cluster.inventory.model import RuntimeSpec
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -35,13 +36,14 @@ class Compared:
 def judged(run: Run, deployment: ManagedDeployment, spec: RuntimeSpec) -> Compared | None:
     """None for the mocker, whose tokens are random, and for weights that are made up.
 
-    Raises CouldNotLook for answers without tokens.
+    Raises CouldNotLook for answers without tokens, and for a worker without a model card.
     """
     (worker,) = deployment.workers
     if spec.engine == "mocker" or worker.model.dummy_weights:
         return None
     (registered,) = deployment.registered_workers()
-    size, context = registered.card["kv_cache_block_size"], registered.card["context_length"]
+    card = require(registered.card, f"model card of worker {registered.hex_id}")
+    size, context = card["kv_cache_block_size"], card["context_length"]
     longest = min(LONGEST_BLOCKS * size, context - TOKENS)
     prompts = prompt_set(deployment.tokenizer(), block_size=size, max_prompt_tokens=longest, nonce=run.run_id)
     # the declared model, whatever the worker was told to serve

@@ -57,14 +57,15 @@ def test_every_declared_engine_serves(columns: list[Column], evidence: Evidence)
 @pytest.mark.needs("weights")
 def test_greedy_answers_are_the_reference_s(columns: list[Column], measure: Measure, evidence: Evidence):
     """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
-    compared = [(column, each) for column in columns if column.compared for each in column.compared.all]
-    rows = [(column.name, each.prompt, each.verdict, each.describe()) for column, each in compared]
+    of = {column.name: column.compared for column in columns if column.compared}
+    compared = [(name, each) for name, against in of.items() for each in against.all]
+    rows = [(name, each.prompt, each.verdict, each.describe()) for name, each in compared]
     evidence.table("answers against transformers", ["engine", "prompt", "verdict", "seen"], rows)
     assert compared, "no declared engine computes a model (dynamo_engines), although real_engine is declared"
-    short = [f"{column.name}, {each.describe()}" for column, each in compared if each.verdict == "cut short"]
+    short = [f"{name}, {each.describe()}" for name, each in compared if each.verdict == "cut short"]
     assert not short, f"{len(short)} answers are cut short: {short[0]}"
-    of_32_bits = [each for column, each in compared if column.compared.dtype == "float32"]
-    of_16_bits = [each for column, each in compared if column.compared.dtype != "float32"]
+    of_32_bits = [each for name, each in compared if of[name].dtype == "float32"]
+    of_16_bits = [each for name, each in compared if of[name].dtype != "float32"]
     if of_32_bits:
         measure("logprob_gap_max", max(each.logprob_gap for each in of_32_bits), n=len(of_32_bits))
         measure("logprob_error_max", max(each.logprob_error for each in of_32_bits), n=len(of_32_bits))
