@@ -31,8 +31,7 @@ class Asked:
 
     @property
     def tokens(self) -> int:
-        usage = self.answer.usage or {}
-        return usage["prompt_tokens"] + usage["completion_tokens"]
+        return self.answer.counted("prompt_tokens") + self.answer.counted("completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,14 @@ def chains(events: Iterable[KvEvent], worker_id: int) -> Iterator[list[int]]:
     for event in events:
         if event.worker_id != worker_id or event.kind != "stored":
             continue
-        trunk = next((chain for chain in found if event.parent in chain), None) if event.parent is not None else None
-        if trunk is None:
+        parent = event.parent
+        trunk = next((chain for chain in found if parent in chain), None)
+        if parent is None or trunk is None:
             found.append(list(event.blocks))
-        elif trunk[-1] == event.parent:
+        elif trunk[-1] == parent:
             trunk += event.blocks
         else:
-            found.append(trunk[: trunk.index(event.parent) + 1] + list(event.blocks))
+            found.append(trunk[: trunk.index(parent) + 1] + list(event.blocks))
     yield from found
 
 

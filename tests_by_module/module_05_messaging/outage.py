@@ -176,8 +176,8 @@ def under_load(deployment: ManagedDeployment, seed: int) -> Iterator[Load]:
     load, ended = Load(), threading.Event()
     requests = load.requests(seed, ended)
     with Threads(1) as pool:
-        how = {"concurrency": CONCURRENCY, "within_s": CLIENT_WAITS_S, "records": load.records}
-        running = pool.submit(run_load, deployment.endpoint, requests, **how)
+        sent = partial(run_load, concurrency=CONCURRENCY, within_s=CLIENT_WAITS_S, records=load.records)
+        running = pool.submit(sent, deployment.endpoint, requests)
         try:
             yield load
         finally:

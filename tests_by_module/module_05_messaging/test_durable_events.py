@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.clients.kv_events import decode
 from fixtures.product.deployments.deployment import READY_WITHIN_S
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -39,11 +41,11 @@ class Durable:
 
 @pytest.fixture(scope="module")
 def durable(run: Run) -> Iterator[Durable]:
-    runtime = run.inventory.cluster.dynamo_jetstream_runtime
+    runtime = require(run.inventory.cluster.dynamo_jetstream_runtime, "dynamo_jetstream_runtime")
     version = run.inventory.runtime(runtime).packages["ai-dynamo"]
     asked_for = dialect(version).events.durable
     assert asked_for is not None, f"dynamo_jetstream_runtime: ai-dynamo {version} keeps no KV events in JetStream"
-    arguments = {"worker_args": asked_for.worker_args, "frontend_args": asked_for.frontend_args}
+    arguments: dict[str, Any] = {"worker_args": asked_for.worker_args, "frontend_args": asked_for.frontend_args}
     if run.inventory.with_role("frontend")[0] == run.inventory.with_role("worker")[0]:
         # left to choose, an older Dynamo takes a link-local IPv6 address where there is one, and cannot listen there
         arguments["extra_env"] = tuple((name, "lo") for name in dialect(version).environment.bind_interface)
@@ -65,7 +67,7 @@ def durable(run: Run) -> Iterator[Durable]:
 def test_durable_kv_events_are_kept_in_a_stream(durable: Durable, evidence: Evidence):
     """The workers' KV events are kept in a stream on disk and match the prompt that was sent."""
     deployment, request = durable.deployment, durable.asked
-    size = deployment.registered_workers()[0].card["kv_cache_block_size"]
+    size = require(deployment.registered_workers()[0].card, "model card of the worker")["kv_cache_block_size"]
     expected = blocks_expected(request.tokens, size)
     with deployment.nats_client() as client:
         streams = {each.config.name: each for each in client.streams()}
@@ -102,7 +104,11 @@ def test_the_router_consumes_durable_kv_events(durable: Durable, evidence: Evide
 
         def look() -> tuple[list | None, object]:
             consumers = client.consumers(durable.stream)
-            behind = [each.num_pending + each.num_ack_pending for each in consumers]
+            behind = [
+                require(each.num_pending, "count of messages that wait")
+                + require(each.num_ack_pending, "count of messages that are not acknowledged")
+                for each in consumers
+            ]
             return (consumers if consumers and not any(behind) else None), (
                 f"{len(consumers)} consumers, {sum(behind)} messages not consumed or not acknowledged"
             )

@@ -3,7 +3,7 @@
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -12,6 +12,7 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.clients.kv_events import KvEvent
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -140,13 +141,14 @@ class SmallCaches(NamedTuple):
 @pytest.fixture(scope="module")
 def small_caches(run: Run) -> SmallCaches:
     """Two workers with small caches, asked in turn: each of the first two prompts twice, so once on each worker."""
-    settings = {
+    settings: dict[str, Any] = {
         "router_mode": "round-robin",
         "event_plane": "nats",
         "worker_args": ("--num-gpu-blocks-override", str(SMALL_CACHE_BLOCKS), "--speedup-ratio", "1000"),
     }
     with run.own_deployment("module_05.caches", workers=2, **settings) as deployment:
-        sizes = [worker.card["kv_cache_block_size"] for worker in deployment.registered_workers()]
+        workers = deployment.registered_workers()
+        sizes = [require(each.card, f"model card of worker {each.hex_id}")["kv_cache_block_size"] for each in workers]
         with suppress(DeadlineExceeded):  # workers with other blocks than the rest are never asked: the check says so
             until_each_has_answered(deployment, len(sizes))
         subject = subject_of(deployment, "kv-events")
@@ -177,7 +179,7 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches: SmallC
         assert one.worker_id != other.worker_id, (
             f"asked in turn, one worker answered both times; the workers' block sizes are {sizes}"
         )
-        whole = one.answer.usage["prompt_tokens"] // size
+        whole = one.answer.counted("prompt_tokens") // size
         prefixes = [
             {tuple(chain[:whole]) for chain in chains(events, each.worker_id) if len(chain) >= whole}
             for each in (one, other)

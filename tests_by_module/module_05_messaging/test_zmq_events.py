@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ class OverZmq:
 @pytest.fixture(scope="module")
 def over_zmq(run: Run) -> Iterator[OverZmq]:
     """Raises BringUpFailed when a worker's publisher is not where etcd says."""
-    planes = {"event_plane": "zmq", "request_plane": "tcp", "router_mode": "kv"}
+    planes: dict[str, Any] = {"event_plane": "zmq", "request_plane": "tcp", "router_mode": "kv"}
     with ExitStack() as stack:
         deployment = stack.enter_context(run.own_deployment("module_05.zmq", workers=WORKERS, **planes))
         settings = deployment.settings

@@ -85,8 +85,8 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
         whole = len(prompt)
         why = f"the router applied {applied:g} KV events"
         if stored:
-            sizes = f"{whole // (stored + 1) + 1} to {whole // stored}"
-            why += f", workers published {stored} stored blocks, as with a block size of {sizes}"
+            fits = f"{whole // (stored + 1) + 1} to {whole // stored}"
+            why += f", workers published {stored} stored blocks, as with a block size of {fits}"
         why += f"; the block size of router and model card is {size}"
     raise BringUpFailed(
         INDEX_CHECK,

@@ -93,7 +93,7 @@ def mended_afterwards(run: Run) -> Iterator[None]:
 
 
 @pytest.fixture(scope="package")
-def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: str) -> Iterator[Scaled]:
+def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: str) -> Scaled:
     """Raises BringUpFailed when the worker that joins never serves."""
     first, second = spread.workers
     alone = replace(spread, workers={first: 1})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fixtures.basics.deadline import Deadline, pause
 from fixtures.basics.errors import CouldNotLook
@@ -23,7 +24,7 @@ from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.placement import Placement
 from fixtures.product.deployments.supervisor import registered, supervise
-from fixtures.product.services.base import Service
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.workers_by_node import load_from_client
 
@@ -157,9 +158,7 @@ def places(run: Run) -> Places:
 
 
 @contextmanager
-def steady_load(
-    run: Run, deployment: Deployment, urls: list[str] | None = None, **changes: object
-) -> Iterator[NodeLoad]:
+def steady_load(run: Run, deployment: Deployment, urls: list[str] | None = None, **changes: Any) -> Iterator[NodeLoad]:
     """An open loop from the inventory's client node, or from the frontend's where there is none."""
     plan = LoadPlan(
         seed=run.seed,
@@ -181,8 +180,8 @@ def lose(
     fault: Fault,
     hold: float | Callable[[], object],
     *,
-    victims: list[Service] | None = None,
-    **load: object,
+    victims: Sequence[Worker] = (),
+    **load: Any,
 ) -> Loss:
     """The fault comes when all has served for a while, stays for `hold` (seconds, or until it returns), and is healed.
 
@@ -199,7 +198,7 @@ def lose(
         pause(GOES_ON_S, "the load to go on")
         after = registered(deployment)
         result = sent.finish()
-    hit_ids = frozenset(before[worker.system_url] for worker in victims or ())
+    hit_ids = frozenset(before[worker.system_url] for worker in victims)
     known, now = frozenset(before.values()), frozenset(after.values())
     return Loss(name, result, hit_ids, now - known, now & known, ended, restarted)
 

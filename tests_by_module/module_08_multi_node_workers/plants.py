@@ -305,7 +305,8 @@ class ControlPlaneReturnsElsewhere(Plant):
 
     @point("module_08.fault")
     def move(self, fault: Fault, name: str, deployment: ManagedDeployment) -> Fault:
-        move_elsewhere(
-            {"frontend_lost": deployment.frontends[:1], "etcd_lost_for_long": deployment.workers}.get(name, [])
-        )
+        if name == "frontend_lost":
+            move_elsewhere(deployment.frontends[:1])
+        if name == "etcd_lost_for_long":
+            move_elsewhere(deployment.workers)
         return fault

@@ -37,13 +37,13 @@ def test_workers_are_started_for_the_data_link(
     evidence: Evidence,
 ):
     """Each worker's environment leads it only to the interfaces, addresses and devices of the data link."""
-    workers = [each for each in picture.of_kind("worker") if each.pid is not None]
+    workers = [(each, each.pid) for each in picture.of_kind("worker") if each.pid is not None]
     if len(workers) < len(deployment.registered_workers()):
         raise CouldNotLook("processes of registered workers are not found on the nodes, or belong to another user")
     names, rows, wrong = variables(), [], []
-    for worker in workers:
+    for worker, pid in workers:
         runtime = inventory.runtime(inventory.node(worker.node).dynamo_runtime)
-        for process in families(nodes[worker.node], [worker.pid], names)[worker.pid]:
+        for process in families(nodes[worker.node], [pid], names)[pid]:
             launch = Launch(
                 worker.id, worker.node, runtime.engine, tuple(process["argv"]), process["environment"], nodes=1
             )

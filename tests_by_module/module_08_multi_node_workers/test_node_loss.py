@@ -1,12 +1,14 @@
 """Workers and nodes are lost under load, and come back: what the client sees, and for how long."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.faults import Fault, Killed, Partition, PoweredOff, SlowLink
 from fixtures.faults.timeline import require_none_lost
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -66,7 +68,7 @@ def worker_killed(run: Run, where: Places) -> Loss:
 
 @pytest.fixture(scope="module")
 def migrated(run: Run, where: Places) -> Loss:
-    changes = {"frontend_args": MIGRATION, "lease_ttl_s": CALM_LEASE_TTL_S}
+    changes: dict[str, Any] = {"frontend_args": MIGRATION, "lease_ttl_s": CALM_LEASE_TTL_S}
     with run.own_deployment("module_08.migrated", placed=where.spread, **changes) as deployment:
         victim = deployment.workers[1]
         return lose(run, deployment, "worker_killed_with_migration", Killed(victim), 1.0, victims=[victim])
@@ -80,7 +82,7 @@ def power_off(run: Run, where: Places) -> Fault:
     return PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
 
 
-def cut_off(run: Run, where: Places, name: str, own: str, fault: Fault, beyond_s: float, **changes: object) -> Loss:
+def cut_off(run: Run, where: Places, name: str, own: str, fault: Fault, beyond_s: float, **changes: Any) -> Loss:
     """Of a deployment of its own one worker's node is lost until `beyond_s` after the end of the lease."""
     with run.own_deployment(own, placed=where.spread, **changes) as deployment:
         hold_s = run.inventory.cluster.dynamo_lease_ttl_s + beyond_s
@@ -189,7 +191,8 @@ def test_partition_shorter_than_the_lease_loses_nothing(
     no_loss(loss)
     healed = loss.moment("healed")
     measure("longest_gap_s", max(it.longest_gap_s or 0 for it in on_it), n=len(on_it))
-    measure("goes_on_after_heal_s", max(it.gap_at_s + it.longest_gap_s - healed.at_s for it in on_it), n=len(on_it))
+    goes_on_at_s = [require(it.gap_at_s, f"gap in {it}") + require(it.longest_gap_s, f"gap in {it}") for it in on_it]
+    measure("goes_on_after_heal_s", max(goes_on_at_s) - healed.at_s, n=len(on_it))
     measure.judge()
 
 

@@ -43,7 +43,9 @@ class RankWorker(Worker):
 
 
 @contextmanager
-def spanning(run: Run, deployment: ManagedDeployment, members: Sequence[Member], **sizes: int) -> Iterator[int]:
+def spanning(
+    run: Run, deployment: ManagedDeployment, members: Sequence[Member], *, tensor: int, pipeline: int
+) -> Iterator[int]:
     """The engine over all members as one more worker of the deployment: its instance id. Raises ServiceFailed."""
     equipment = [run.equipment()[each.facts.name] for each in members]
     workers = [
@@ -52,7 +54,7 @@ def spanning(run: Run, deployment: ManagedDeployment, members: Sequence[Member],
     ]
     (port,) = equipment[0].node.free_ports(1)
     alone = [replace(each, command=tuple(worker.argv())) for each, worker in zip(members, workers, strict=True)]
-    planned = plan(alone, **sizes, port=port)
+    planned = plan(alone, tensor=tensor, pipeline=pipeline, port=port)
     Findings(mistakes_in(planned, [each.facts.name for each in members])).judge()
     for worker, rank in zip(workers, planned.ranks, strict=True):
         worker.planned = rank.engine
@@ -82,12 +84,12 @@ def greedy(deployment: Deployment, worker: int) -> str:
     return answer.text
 
 
-def judge(run: Run, members: Sequence[Member], evidence: Evidence, **sizes: int) -> None:
+def judge(run: Run, members: Sequence[Member], evidence: Evidence, *, tensor: int, pipeline: int) -> None:
     """Beside one worker on one node: what that one says is what is expected."""
     with run.own_deployment("module_08.spanning") as deployment:
         (alone,) = deployment.registered_workers()
         expected = greedy(deployment, alone.instance_id)
-        with spanning(run, deployment, members, **sizes) as worker:
+        with spanning(run, deployment, members, tensor=tensor, pipeline=pipeline) as worker:
             told = greedy(deployment, worker)
     evidence.table("greedy answers", ["worker", "text"], [["one node", expected], ["over the nodes", told]])
     assert told == expected, f"over {len(members)} nodes the answer is {told!r}, on one it is {expected!r}"

@@ -31,8 +31,8 @@ def test_worker_that_joins_on_another_node_takes_its_share(scaled: Scaled, measu
     )
     until_it_left = [request for request in scaled.load.requests if request.ended_at_s < leaves]
     first = min(request.sent_at_s for request in scaled.load.requests if scaled.came in request.worker_ids)
-    counts = by_worker(scaled.between(first, leaves))
-    counts = {each: counts[each] for each in (scaled.stayed, scaled.came)}
+    served = by_worker(scaled.between(first, leaves))
+    counts = {each: served[each] for each in (scaled.stayed, scaled.came)}
     evidence.table("requests once both serve", ["worker", "requests"], [[f"{w:x}", n] for w, n in counts.items()])
     measure("lost_requests", len(lost(until_it_left)), n=len(until_it_left))
     measure("joined_serves_after_s", max(0.0, first - joined))

@@ -9,6 +9,7 @@ from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.addresses import with_port
@@ -34,13 +35,15 @@ def test_every_node_serves_its_share(served: Served, worker_nodes: list[str], me
     counts = by_worker(served.load.requests)
     by_node = {name: 0 for name in worker_nodes}
     for worker in served.workers:
-        by_node[worker.home or worker.address] = by_node.get(worker.home, 0) + counts[worker.instance_id]
+        where = worker.home or worker.address or "no address"
+        by_node[where] = by_node.get(where, 0) + counts[worker.instance_id]
     evidence.table("requests by node", ["node", "requests"], by_node.items())
     require_none_lost(served.load.requests)
     idle = [name for name in worker_nodes if not by_node[name]]
     assert not idle, f"no request was served on {', '.join(idle)}: {by_node}"
     shares = {each.instance_id: counts[each.instance_id] for each in served.workers}
-    measure("busiest_of_fair_share", max(of_fair_share(shares, each) for each in shares), n=sum(counts.values()))
+    of_share = [require(of_fair_share(shares, each), "request that a worker served") for each in shares]
+    measure("busiest_of_fair_share", max(of_share), n=sum(counts.values()))
     measure.judge()
 
 
@@ -64,25 +67,24 @@ def test_node_that_served_is_known(
     )
     anonymous = [request for request in served.load.requests if len(request.worker_ids) != 1]
     assert not anonymous, f"{len(anonymous)} answers do not name one worker: {anonymous[0]}"
+    at_home = [(each, each.address, each.node) for each in served.workers if each.address and each.node]
     lost_ones = {each.hex_id: each.address for each in served.workers if each.node is None}
     assert not lost_ones, (
         f"workers registered addresses that are not the data address of a node: {lost_ones}; data addresses are "
         f"{', '.join(spec.dynamo_data_address for spec in inventory.nodes)}"
     )
-    listening = {each.node: sockets(nodes[each.node])["listening"] for each in served.workers}
+    listening = {node: sockets(nodes[node])["listening"] for _, _, node in at_home}
     ports = {worker.instance_id: worker.port for worker in deployment.registered_workers()}
     rows, wrong = [], Findings()
-    for worker in served.workers:
+    for worker, address, node in at_home:
         port = ports.get(worker.instance_id)
-        pids = {each["pid"] for each in listening[worker.node] if each["local"] == [worker.address, port]}
+        pids = {each["pid"] for each in listening[node] if each["local"] == [address, port]}
         told, own = counts[worker.instance_id], served.counted.get(worker.instance_id)
-        rows.append([worker.hex_id, worker.node, with_port(worker.address, port), *pids, told, own])
+        rows.append([worker.hex_id, node, with_port(address, port), *pids, told, own])
         if port is not None and not pids:
-            wrong.add(f"nothing listens on {with_port(worker.address, port)} of {worker.node}", node=worker.node)
+            wrong.add(f"nothing listens on {with_port(address, port)} of {node}", node=node)
         if told != own:
-            wrong.add(
-                f"{told} answers name {worker.hex_id}, the process on {worker.node} counted {own}", node=worker.node
-            )
+            wrong.add(f"{told} answers name {worker.hex_id}, the process on {node} counted {own}", node=node)
     evidence.table("who served", ["worker", "node", "address", "pid", "answers", "counted"], rows)
     wrong.judge()
 

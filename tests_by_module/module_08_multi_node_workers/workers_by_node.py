@@ -38,8 +38,9 @@ def members(deployment: Deployment, inventory: Inventory) -> list[Member]:
     found = []
     for worker in deployment.registered_workers():
         address = worker.address or urlsplit(worker.system_url or "").hostname
+        node, home = (where.get(address) if address else None for where in (data, homes))
         url = f"{worker.system_url}/metrics" if worker.system_url else None
-        found.append(Member(worker.instance_id, address, data.get(address), homes.get(address), url))
+        found.append(Member(worker.instance_id, address, node, home, url))
     return found
 
 

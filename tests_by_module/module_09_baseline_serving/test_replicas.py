@@ -8,6 +8,7 @@ from fixtures.baseline.replicas import REPLICAS, serving_nodes
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
@@ -33,7 +34,8 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
         engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith("vllm"))
         rows.append([server.name, server.node.name, server.url, engine, files.identity[:12], server.ready_after_s])
     evidence.table("servers", ["server", "node", "URL", "engine", "model's files", "ready after, s"], rows)
-    measure("ready_s", max(server.ready_after_s for server in servers), n=len(servers))
+    ready_s = [require(server.ready_after_s, f"time after which {server.name} was ready") for server in servers]
+    measure("ready_s", max(ready_s), n=len(servers))
     declared, found = serving_nodes(run.inventory.nodes), tuple(server.node.name for server in servers)
     assert found == declared, f"{REPLICAS} servers belong on {' and '.join(declared)}; found on {' and '.join(found)}"
     assert len(kinds) == 1, f"the servers are not alike in their model's files or in their engine: {rows}"

@@ -53,10 +53,10 @@ def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> di
     if absent := [profile for profile in wanted if not path_of(run.report_dir, profile).exists()]:
         on = serving_nodes(run.inventory.nodes)
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
-        about = {"equipment": run.equipment()[on[0]], "facts": run.facts(), "folder": run.report_dir}
+        equipment, facts, folder = run.equipment()[on[0]], run.facts(), run.report_dir
         with replicas(planned(run.equipment(), on, name)) as servers:
             for profile in absent:
-                measured_baseline(servers, client, profile, **about)
+                measured_baseline(servers, client, profile, equipment=equipment, facts=facts, folder=folder)
     return {profile: run.at("module_10.baseline", load(path_of(run.report_dir, profile))) for profile in wanted}
 
 

@@ -13,6 +13,7 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.cluster.inventory.dtypes import served_kv_dtype
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
@@ -166,7 +167,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
 def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, measure: Measure, evidence: Evidence):
     """KV takes the declared transport, by the counts of NIXL, interfaces and RDMA ports and by UCX's own log."""
     evidence.note("the witness", "\n".join(moved.told.sentences))
-    declared = inventory.cluster.dynamo_kv_transport
+    declared = require(inventory.cluster.dynamo_kv_transport, "dynamo_kv_transport")
     wrong = moved.told.against(declared)
     Findings(wrong).judge()
     if declared == "tcp":

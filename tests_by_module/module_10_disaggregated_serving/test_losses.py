@@ -37,8 +37,14 @@ def test_a_lost_side_hangs_nobody_and_comes_back(
     deployment, worker = sides.deployment, sides.both[kind]
     registered = sides.registered(worker)
     ready_s = worker.runtime.spec.settings.ready_within_s
-    shape = {"prompt_tokens": (64, 256), "output_tokens": (20, 40), "within_s": 60, "concurrency": 4}
-    loading = LoadPlan(seed=run.seed + 11, connect_within_s=5, **shape)
+    loading = LoadPlan(
+        seed=run.seed + 11,
+        prompt_tokens=(64, 256),
+        output_tokens=(20, 40),
+        within_s=60,
+        concurrency=4,
+        connect_within_s=5,
+    )
     fault = run.at("module_10.fault", Killed(worker), name=f"{kind}_lost", deployment=deployment)
     with background_load(
         client.node, client.runtime, [deployment.frontend_url], deployment.settings.model_name, loading

@@ -29,7 +29,7 @@ def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side],
     """An agent with the UCX backend starts on every node."""
     evidence.nodes(*(side.node.name for side in sides))
     found = Findings()
-    versions = {}
+    versions: dict[tuple[str, str | None], list[str]] = {}
     rows = []
     for side in sides:
         (process, *_) = loaded(carriers(side.node, [side.about["pid"]])["processes"])

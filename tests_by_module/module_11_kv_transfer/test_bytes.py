@@ -6,12 +6,12 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.kv.pair import Pair, scattered, whole
+from fixtures.kv.pair import Operation, Pair, scattered, whole
 from fixtures.run import Run
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 BLOCKS, BLOCK_BYTES = 1024, 4096
-OPERATIONS = ("WRITE", "READ")
+OPERATIONS: tuple[Operation, ...] = ("WRITE", "READ")
 
 
 def each_size(pair: Pair, sizes: list[int], seed: int, evidence: Evidence) -> list[str]:

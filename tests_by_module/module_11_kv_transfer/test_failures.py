@@ -15,7 +15,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.cluster.nodes import RemoteError
-from fixtures.kv.pair import Pair, whole
+from fixtures.kv.pair import Operation, Pair, whole
 from fixtures.kv.side import Refused, Side
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
@@ -41,7 +41,7 @@ def refusal(act: Callable[[], Any]) -> str | None:
 @pytest.mark.needs("managed")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_a_peer_that_dies_is_an_error_and_soon(
-    operation: str, pair: Pair, survivor: Side, spare: Side, evidence: Evidence, measure: Measure
+    operation: Operation, pair: Pair, survivor: Side, spare: Side, evidence: Evidence, measure: Measure
 ) -> None:
     """A transfer to a peer that died ends with an error, and soon."""
     evidence.nodes(survivor.node.name, spare.node.name)
