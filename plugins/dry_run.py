@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
-from plugins.marks import arguments, module_of
+from plugins.marks import id_of, module_of
 from plugins.output import clean, print_lines
 from plugins.session import INVENTORY
 
@@ -52,7 +52,7 @@ def _lines(items: list[pytest.Item], inventory: Inventory) -> Iterator[str]:
     from fixtures.product.deployments import plan
 
     checks = [item for item in items if module_of(item) is not None]
-    uses = {arguments(item, "check")["id"]: names_used(item) for item in checks}  # type: ignore[index]
+    uses = {id_of(item): names_used(item) for item in checks}
     modules = sorted({module_of(item) or "" for item in checks})
     yield f"# {len(uses)} checks are selected, of {', '.join(modules) or 'no module'}"
     managed = inventory.cluster.dynamo_managed

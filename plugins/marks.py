@@ -62,6 +62,14 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
     return given
 
 
+def id_of(item: pytest.Item) -> str:
+    """The id of a check. Raises ValueError for a test without one, which collection refuses."""
+    check = arguments(item, "check")
+    if check is None:
+        raise ValueError(f"{item.nodeid} is not a check")
+    return str(check["id"])
+
+
 def needs_of(item: pytest.Item) -> list[tuple[tuple[str, ...], Role | None]]:
     """Every `needs` marker of the item as (capabilities, role)."""
     return [(marker.args, marker.kwargs.get("role")) for marker in item.iter_markers("needs")]

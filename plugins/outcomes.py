@@ -19,7 +19,7 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.versioned_table import covers
 from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
-from plugins.marks import arguments, module_of
+from plugins.marks import arguments, id_of, module_of
 from plugins.output import clean, clean_report
 from plugins.session import CHECK, RUN, TOLD, WAITED_S, CheckState, settings_of
 
@@ -49,7 +49,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         if settings is None or module_of(item) is None:
             continue
-        check_id = arguments(item, "check")["id"]  # type: ignore[index]
+        check_id = id_of(item)
         if not session.config.getoption("maxfail"):  # else the check may not be reached
             told.add(check_id)
         case = case_of(item)

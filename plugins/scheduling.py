@@ -23,7 +23,7 @@ ALL_ON_ONE = (
 )
 
 
-class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
+class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """The scope of a test is its module package; of a test outside tests_by_module, its file.
 
     All are one scope where a check has its nodes for itself. What a runner that died leaves goes on in another runner,
@@ -37,7 +37,8 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def schedule(self) -> None:
         settings = settings_of(self.config)
-        if self.collection is None and (settings.report_dir / ALONE_ON_NODES).exists():  # type: ignore[union-attr]
+        assert settings is not None
+        if self.collection is None and (settings.report_dir / ALONE_ON_NODES).exists():
             self._alone = True
             if self.numnodes > 1 and (terminal := self.config.pluginmanager.getplugin("terminalreporter")):
                 terminal.write_line(ALL_ON_ONE)
