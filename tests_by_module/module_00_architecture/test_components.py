@@ -156,7 +156,7 @@ def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[
                 publishes = component.kind == "worker" and port in zmq_ports
                 (publishers if publishes else others).append(f"{component.id} on {component.node} at port {port}")
     accepted = f"declare {PRIVATE_NETWORK} for all nodes if nobody else reaches them"
-    variable = deployment.settings.dialect.environment.event_plane
+    variable = deployment.settings.dialect.environment.settings["event_plane"]
     told = {
         f"listen on every address: bind them to the data address, or {accepted}": others,
         "are ZMQ publishers of events, which bind every address whatever is set: "

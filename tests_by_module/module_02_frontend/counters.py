@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.dynamo_versions import Dialect
 from fixtures.clients import prometheus
 from fixtures.clients.prometheus import Metrics
 from fixtures.product.deployments.deployment import Deployment
@@ -17,7 +18,6 @@ DURATION, FIRST_TOKEN = f"{FRONTEND}request_duration_seconds", f"{FRONTEND}time_
 BETWEEN_TOKENS = f"{FRONTEND}inter_token_latency_seconds"
 DURATIONS, FIRST_TOKENS = f"{DURATION}_count", f"{FIRST_TOKEN}_count"
 FRONTEND_IN_FLIGHT = f"{FRONTEND}inflight_requests"
-WORKER_REQUESTS, WORKER_IN_FLIGHT = "dynamo_component_requests_total", "dynamo_component_inflight_requests"
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,15 @@ class Snapshot:
 
     frontend: Metrics
     workers: tuple[Metrics, ...]
-    worker_endpoint: str
+    dialect: Dialect
 
     @property
     def in_flight(self) -> dict[str, float]:
         """Requests in hand, by who has them."""
+        name, endpoint = self.dialect.metrics.worker_in_flight, self.dialect.worker_endpoint
         held = {"frontend": self.frontend.total(FRONTEND_IN_FLIGHT)}
         for metrics in self.workers:
-            held[metrics.url] = metrics.total(WORKER_IN_FLIGHT, dynamo_endpoint=self.worker_endpoint)
+            held[metrics.url] = metrics.total(name, dynamo_endpoint=endpoint)
         return held
 
     def count(self, name: str, **labels: str) -> float:
@@ -42,13 +43,14 @@ class Snapshot:
 
     @property
     def worker_requests(self) -> float:
-        return sum(m.total_or_zero(WORKER_REQUESTS, dynamo_endpoint=self.worker_endpoint) for m in self.workers)
+        name, endpoint = self.dialect.metrics.worker_requests, self.dialect.worker_endpoint
+        return sum(metrics.total_or_zero(name, dynamo_endpoint=endpoint) for metrics in self.workers)
 
 
 def snapshot(deployment: Deployment) -> Snapshot:
     urls = [worker.system_url for worker in deployment.registered_workers() if worker.system_url]
     pages = tuple(prometheus.scrape(deployment.reach(f"{url}/metrics")) for url in urls)
-    return Snapshot(deployment.frontend_metrics(), pages, deployment.settings.dialect.worker_endpoint)
+    return Snapshot(deployment.frontend_metrics(), pages, deployment.settings.dialect)
 
 
 def wait_for(deployment: Deployment, reached: Callable[[Snapshot], bool], within_s: float) -> Snapshot:

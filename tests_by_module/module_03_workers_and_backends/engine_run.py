@@ -21,7 +21,6 @@ from fixtures.product.services.dynamo import Worker
 from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
 from tests_by_module.module_03_workers_and_backends.oracle import Compared
 
-REQUESTS, IN_FLIGHT = "dynamo_component_requests_total", "dynamo_component_inflight_requests"
 # far more than is generated before anybody notices that the client has left
 MANY_TOKENS, LEAVES_AFTER = 2000, 3
 NOTICED_WITHIN_S, STREAM_WITHIN_S, EVENTS_WITHIN_S, ANSWERS_WITHIN_S = 10, 120, 5, 60
@@ -123,7 +122,8 @@ def _page(deployment: ManagedDeployment) -> prometheus.Metrics:
 
 
 def _counts(column: Column, page: prometheus.Metrics, deployment: ManagedDeployment) -> dict[str, float]:
-    requests = page.total_or_zero(REQUESTS, dynamo_endpoint=deployment.settings.dialect.worker_endpoint)
+    dialect = deployment.settings.dialect
+    requests = page.total_or_zero(dialect.metrics.worker_requests, dynamo_endpoint=dialect.worker_endpoint)
     metrics = column.facts.metrics or {}
     return {"requests": requests} | {what: page.total_or_zero(metrics[what]) for what in metrics if what != "running"}
 
@@ -158,10 +158,11 @@ def _leave(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     requests = plan(seed, 1, (10, 10), (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=LEAVES_AFTER)
     (column.left,) = run_load(deployment.endpoint, requests, concurrency=1, within_s=STREAM_WITHIN_S)
     running = (column.facts.metrics or {}).get("running")
+    dialect = deployment.settings.dialect
 
     def idle() -> tuple[bool | None, object]:
         page = _page(deployment)
-        held = page.total(IN_FLIGHT, dynamo_endpoint=deployment.settings.dialect.worker_endpoint)
+        held = page.total(dialect.metrics.worker_in_flight, dynamo_endpoint=dialect.worker_endpoint)
         held += page.total(running) if running else 0
         return (None if held else True), f"{held:g} in hand"
 
@@ -170,13 +171,11 @@ def _leave(column: Column, deployment: ManagedDeployment, seed: int) -> None:
 
 def _store(column: Column, deployment: ManagedDeployment, seed: int, salt: str) -> None:
     """A prompt of whole blocks that nobody has sent before, and the events of it; None where they are not on NATS."""
-    dialect = deployment.settings.dialect
     (registered,) = deployment.registered_workers()
     column.block_size = (registered.card or {}).get("kv_cache_block_size") or 0
     if deployment.settings.event_plane != "nats" or not column.block_size:
         return
-    names = {"namespace": deployment.settings.namespace, "component": registered.component}
-    subject = dialect.events.subjects["kv-events"].format(**names, endpoint=dialect.worker_endpoint)
+    subject = deployment.subject("kv-events", registered.component)
     prompt = Traces(column.block_size, seed, salt).tokens(KV_BLOCKS * column.block_size + 1)
     with kv_events(deployment.reach(deployment.settings.nats_url), subject) as seen:
         complete(deployment.endpoint, list(prompt), timeout_s=ANSWERS_WITHIN_S, max_tokens=1, ignore_eos=True)
@@ -193,11 +192,12 @@ def end(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     """SIGTERM to the worker in the middle of a stream; killed when it does not end in its runtime's time."""
     (worker,) = deployment.workers
     tokens = _tokens_for(column.streamed.values())
-    before = _page(deployment).total_or_zero(IN_FLIGHT)
+    in_flight = lambda: _page(deployment).total_or_zero(deployment.settings.dialect.metrics.worker_in_flight)  # noqa: E731
+    before = in_flight()
     with Threads(1) as pool:
         one = plan(seed + 1, 1, (10, 10), (tokens, tokens))
         stream = pool.submit(run_load, deployment.endpoint, one, concurrency=1, within_s=STREAM_WITHIN_S)
-        under_way = lambda: (True if _page(deployment).total_or_zero(IN_FLIGHT) > before else None, "idle")  # noqa: E731
+        under_way = lambda: (True if in_flight() > before else None, "idle")  # noqa: E731
         _seconds_until(under_way, NOTICED_WITHIN_S)
         process = worker.require_process()
         process.signal(signal.SIGTERM)

@@ -18,7 +18,6 @@ from tests_by_module.module_05_messaging.events import (
     everything_on,
     known_load,
     kv_events,
-    subject_of,
     wait_for_blocks,
 )
 
@@ -51,6 +50,6 @@ def published(deployment: Deployment) -> Published:
     sizes = block_sizes(deployment)
     with deployment.nats_client() as client, everything_on(client) as messages:
         asked, blocks = known_load(deployment, sizes)
-        heard = partial(kv_events, client, messages, subject_of(deployment, "kv-events"))
+        heard = partial(kv_events, client, messages, deployment.subject("kv-events"))
         events = wait_for_blocks(heard, blocks)
         return Published(asked, list(messages), events, sizes)

@@ -92,14 +92,6 @@ def kv_events(client: Nats, messages: Iterable[Message], subject: str) -> list[K
     return [event for message in messages if message.subject == subject for event in decode(message.data)]
 
 
-def subject_of(deployment: Deployment, topic: str) -> str:
-    """The subject of a topic, of the deployment's aggregated workers in their version."""
-    dialect = deployment.settings.dialect
-    component = dialect.worker_component["aggregated"]
-    names = {"namespace": deployment.settings.namespace, "component": component, "endpoint": dialect.worker_endpoint}
-    return dialect.events.subjects[topic].format(**names)
-
-
 def chains(events: Iterable[KvEvent], worker_id: int) -> Iterator[list[int]]:
     """What a worker stored, each chain from its root on: an event's parent is the block after which it goes on."""
     found: list[list[int]] = []

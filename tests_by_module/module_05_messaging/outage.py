@@ -25,7 +25,7 @@ from fixtures.load.from_here import COMPLETED, FAILED, HUNG, RequestRecord, run_
 from fixtures.load.plan import PlannedRequest, plan
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
-from tests_by_module.module_05_messaging.events import subject_of, unique_prompt
+from tests_by_module.module_05_messaging.events import unique_prompt
 
 T = TypeVar("T")
 
@@ -249,7 +249,7 @@ def _wait(look: Callable[[], tuple[T | None, object]], deadline: Deadline, other
 
 def _kv_events_again(deployment: ManagedDeployment, back: Deadline) -> float:
     """Seconds on the clock `back` until the load's KV events are on NATS again."""
-    with kv_events(deployment.reach(deployment.nats.url), subject_of(deployment, "kv-events")) as seen:
+    with kv_events(deployment.reach(deployment.nats.url), deployment.subject("kv-events")) as seen:
         look = lambda: ((True if seen.look() else None), "no KV event since NATS is back")  # noqa: E731
         _wait(look, back, "no KV event was seen on NATS")
     return back.elapsed_s

@@ -24,7 +24,6 @@ from tests_by_module.module_05_messaging.events import (
     chains,
     kv_events,
     misnumbered,
-    subject_of,
     unique_prompt,
     unmatched,
     wait_for_blocks,
@@ -59,7 +58,7 @@ def until_each_has_answered(deployment: Deployment, workers: int) -> None:
 def test_subjects_are_those_of_the_version_and_plane(deployment: Deployment, published: Published, evidence: Evidence):
     """On the event plane nats, a load appears on this version's subjects and no others; on zmq, on none."""
     settings = deployment.settings
-    known = {subject_of(deployment, topic): topic for topic in settings.dialect.events.subjects}
+    known = {deployment.subject(topic): topic for topic in settings.dialect.events.subjects}
     counts = Counter(each.subject for each in published.messages)
     sizes = Counter({subject: 0 for subject in counts})
     for each in published.messages:
@@ -151,7 +150,7 @@ def small_caches(run: Run) -> SmallCaches:
         sizes = [require(each.card, f"model card of worker {each.hex_id}")["kv_cache_block_size"] for each in workers]
         with suppress(DeadlineExceeded):  # workers with other blocks than the rest are never asked: the check says so
             until_each_has_answered(deployment, len(sizes))
-        subject = subject_of(deployment, "kv-events")
+        subject = deployment.subject("kv-events")
         with deployment.nats_client() as client, client.capture(subject) as messages:
             heard = partial(kv_events, client, messages, subject)
             twice = [ask(deployment, prompt) for prompt in (unique_prompt(20), unique_prompt(30)) for _ in range(2)]

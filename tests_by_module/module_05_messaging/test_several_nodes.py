@@ -20,7 +20,6 @@ from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
     PUBLISHED_WITHIN_S,
     kv_events,
-    subject_of,
     unique_prompt,
 )
 
@@ -86,7 +85,7 @@ def told_by_a_worker_on(name: str, run: Run, deployment: ManagedDeployment) -> t
             rate = wait_until(known, Deadline(PUBLISHED_WITHIN_S, "the prompt to be a hit"))
         except DeadlineExceeded:
             rate = 0.0  # which is judged
-        events = kv_events(client, messages, subject_of(deployment, "kv-events"))
+        events = kv_events(client, messages, deployment.subject("kv-events"))
     return sum(len(each.blocks) for each in events if each.worker_id == worker_id and each.kind == "stored"), rate
 
 

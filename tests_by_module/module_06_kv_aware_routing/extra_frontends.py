@@ -20,7 +20,6 @@ from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.routing import send
 
-IN_FLIGHT = "dynamo_component_inflight_requests"
 # a stream of the mocker goes on for half a minute, longer than anything that is looked at meanwhile
 MANY_TOKENS, WITHIN_S = 3000, 60
 UNDER_WAY_WITHIN_S = 10
@@ -104,11 +103,12 @@ def kept_busy(
 
 
 def _in_flight(deployment: Deployment, workers: Sequence[int]) -> dict[int, float]:
-    endpoint = deployment.settings.dialect.worker_endpoint
+    dialect = deployment.settings.dialect
+    name = dialect.metrics.worker_in_flight
     urls = {each.instance_id: each.system_url for each in deployment.registered_workers()}
     return {
-        worker: prometheus.scrape(deployment.reach(f"{urls[worker]}/metrics"), only=IN_FLIGHT).total_or_zero(
-            IN_FLIGHT, dynamo_endpoint=endpoint
+        worker: prometheus.scrape(deployment.reach(f"{urls[worker]}/metrics"), only=name).total_or_zero(
+            name, dynamo_endpoint=dialect.worker_endpoint
         )
         for worker in workers
     }

@@ -14,7 +14,6 @@ from fixtures.load.traces import Tokens, Trace, reused_tokens
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.registry import RegisteredWorker
 
-BLOCK_SIZE = "dynamo_frontend_model_kv_cache_block_size"
 # a worker's event reaches the router within milliseconds of the answer; beyond this it is taken to be lost
 FOLLOWS_WITHIN_S = 2
 
@@ -156,14 +155,10 @@ def events_applied(deployment: Deployment, frontend_url: str | None = None) -> d
 @contextmanager
 def listening(deployment: Deployment) -> Iterator[KvEvents | None]:
     """Listens to the workers' KV events where they go over NATS; else gives None."""
-    dialect = deployment.settings.dialect
     if deployment.settings.event_plane != "nats":
         yield None
         return
-    component = dialect.worker_component["aggregated"]
-    names = {"namespace": deployment.settings.namespace, "component": component, "endpoint": dialect.worker_endpoint}
-    subject = dialect.events.subjects["kv-events"].format(**names)
-    with kv_events(deployment.reach(deployment.settings.nats_url), subject) as seen:
+    with kv_events(deployment.reach(deployment.settings.nats_url), deployment.subject("kv-events")) as seen:
         yield seen
 
 

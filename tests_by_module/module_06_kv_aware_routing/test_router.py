@@ -11,7 +11,7 @@ from fixtures.load.traces import Traces
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.topology import Picture
 from tests_by_module.module_06_kv_aware_routing.hashing import hashing_of
-from tests_by_module.module_06_kv_aware_routing.routing import BLOCK_SIZE, send
+from tests_by_module.module_06_kv_aware_routing.routing import send
 
 
 @check(
@@ -50,9 +50,10 @@ def test_all_workers_have_the_routers_block_size(deployment: Deployment, traces:
     """Every worker registers the block size that the router uses, and receives requests."""
     workers = deployment.registered_workers()
     sizes = {worker.hex_id: (worker.card or {}).get("kv_cache_block_size") for worker in workers}
-    reckoned = prometheus.scrape(f"{deployment.reach(deployment.frontend_url)}/metrics", only=BLOCK_SIZE)
-    routers = reckoned.series(BLOCK_SIZE, model=deployment.settings.model_name)
-    assert routers, f"the frontend reports no {BLOCK_SIZE} of {deployment.settings.model_name}"
+    metric = deployment.settings.dialect.metrics.kv_block_size
+    reckoned = prometheus.scrape(f"{deployment.reach(deployment.frontend_url)}/metrics", only=metric)
+    routers = reckoned.series(metric, model=deployment.settings.model_name)
+    assert routers, f"the frontend reports no {metric} of {deployment.settings.model_name}"
     answers = {
         w.hex_id: send(deployment, traces.tokens(100), traces.block_size, pinned_to=w.instance_id) for w in workers
     }

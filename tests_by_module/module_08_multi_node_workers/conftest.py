@@ -28,7 +28,6 @@ from tests_by_module.module_08_multi_node_workers.workers_by_node import (
 )
 
 JOINS_CHECK = "M08-04"
-REQUEST_BYTES = "dynamo_component_request_bytes_total"
 SERVES_WITHIN_S, DRAINS_WITHIN_S = 15, 30
 # each a fifth of what is asked of one worker at most: nothing queues, and all that is sent is short of its deadline
 RATE_PER_S = 20.0
@@ -36,7 +35,6 @@ GO_ON_FOR = {"short": 100, "long": 1200}  # requests before the worker leaves, a
 # a request that the router has given to a worker in the millisecond before it left is refused there; without this its
 # client is told 503 (seen: the router chose 3.4 ms after the worker had stopped, and knew 0.4 ms later)
 SENT_ELSEWHERE = ("--migration-limit", "1")
-MIGRATIONS = "dynamo_frontend_model_migration_total"
 
 
 @pytest.fixture(scope="package")
@@ -54,7 +52,8 @@ def worker_nodes(inventory: Inventory) -> list[str]:
 def served(run: Run, deployment: Deployment, inventory: Inventory, nodes: dict[str, Node]) -> Served:
     """Long prompts, unlike each other, sent from the client's node."""
     workers = members(deployment, inventory)
-    requests_metric = deployment.settings.dialect.metrics.worker_requests
+    metrics = deployment.settings.dialect.metrics
+    names = (metrics.worker_requests, metrics.worker_request_bytes)
     servers = [name for name in nodes if set(inventory.node(name).dynamo_roles) != {"client"}]
     plan = LoadPlan(
         seed=run.seed + 1,
@@ -64,13 +63,13 @@ def served(run: Run, deployment: Deployment, inventory: Inventory, nodes: dict[s
         concurrency=4 * len(workers),
         count=60 * len(workers),
     )
-    requests, sizes = (counted(deployment, workers, name) for name in (requests_metric, REQUEST_BYTES))
+    requests, sizes = (counted(deployment, workers, name) for name in names)
     # between the looks at the interfaces nothing else is asked of the nodes: to ask is traffic, too
     before = {name: links(nodes[name]) for name in servers}
     with load_from_client(run, deployment, plan) as sent:
         load = sent.finish()
     after = {name: links(nodes[name]) for name in servers}
-    done, moved = (counted(deployment, workers, name) for name in (requests_metric, REQUEST_BYTES))
+    done, moved = (counted(deployment, workers, name) for name in names)
     return Served(
         load,
         workers,
@@ -131,7 +130,8 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: st
         go_on("with one worker")
         load, metrics = sent.finish(), deployment.frontend_metrics()
         kinds = ("ongoing_request", "new_request")
-        moved = (int(metrics.total_or_zero(MIGRATIONS, migration_type=kind)) for kind in kinds)
+        name = deployment.settings.dialect.metrics.migrations
+        moved = (int(metrics.total_or_zero(name, migration_type=kind)) for kind in kinds)
         return Scaled(load, stayed, came, registered, signalled, arrived, exit_status, *moved)
 
 

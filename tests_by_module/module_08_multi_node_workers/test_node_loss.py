@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.basics.require import require
@@ -20,7 +21,6 @@ pytestmark = [pytest.mark.needs("managed", "multi_node"), pytest.mark.usefixture
 # an outage shorter than the lease must stay clear of half of it: a lease is renewed when half of it is left
 CALM_LEASE_TTL_S, SHORT_S = 6, 1.0
 STREAM_TIMEOUT_S = 2
-STREAM_TIMEOUT = (("DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS", str(STREAM_TIMEOUT_S)),)
 MIGRATION = ("--migration-limit", "1")
 SLOW_MBIT_PER_S = 2
 HANGS = pytest.mark.known_defect(
@@ -94,10 +94,15 @@ def long_partition(run: Run, where: Places) -> Loss:
     return cut_off(run, where, "long_partition", "module_08.partitioned", partition(run, where), 2.0)
 
 
+def stream_timeout(run: Run) -> tuple[tuple[str, str], ...]:
+    """What makes a frontend end a stream that is silent for so long."""
+    return ((dialect(run.product_version()).environment.stream_timeout_s, str(STREAM_TIMEOUT_S)),)
+
+
 @pytest.fixture(scope="module")
 def long_partition_with_timeout(run: Run, where: Places) -> Loss:
     name, own = "long_partition_with_timeout", "module_08.partitioned-timed"
-    return cut_off(run, where, name, own, partition(run, where), 2.0, extra_env=STREAM_TIMEOUT)
+    return cut_off(run, where, name, own, partition(run, where), 2.0, extra_env=stream_timeout(run))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def node_off(run: Run, where: Places) -> Loss:
 @pytest.fixture(scope="module")
 def node_off_with_timeout(run: Run, where: Places) -> Loss:
     name, own = "node_off_with_timeout", "module_08.off-timed"
-    return cut_off(run, where, name, own, power_off(run, where), 1.0, extra_env=STREAM_TIMEOUT)
+    return cut_off(run, where, name, own, power_off(run, where), 1.0, extra_env=stream_timeout(run))
 
 
 def record_ends(loss: Loss, measure: Measure, evidence: Evidence) -> None:

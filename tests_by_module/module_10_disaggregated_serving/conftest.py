@@ -13,6 +13,7 @@ from fixtures.baseline.repeats import Target
 from fixtures.baseline.replicas import planned, replicas, serving_nodes
 from fixtures.baseline.run_set import MeasuredSet, measured_baseline, measured_set, path_of
 from fixtures.basics.deadline import DeadlineExceeded, Threads
+from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.cluster.nodes import RemoteError
@@ -30,7 +31,7 @@ from tests_by_module.module_10_disaggregated_serving.prefill_decode import Asked
 DISAGGREGATED_CHECK = "M10-01"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
-TAKEN_WITHIN = ("DYN_TCP_REQUEST_TIMEOUT", "60")
+TAKEN_WITHIN_S = 60
 # of answers that nobody waits for: they would take minutes
 LEFT_TOKENS = (2000, 2000)
 ABORTS = 24
@@ -115,8 +116,9 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
             for name in placed.workers
         },
     )
+    taken_within = (dialect(run.product_version()).environment.request_timeout_s, str(TAKEN_WITHIN_S))
     try:
-        with run.own_deployment("module_10.disaggregated", placed=placed, extra_env=(TAKEN_WITHIN,)) as deployment:
+        with run.own_deployment("module_10.disaggregated", placed=placed, extra_env=(taken_within,)) as deployment:
             found = {
                 kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             }
