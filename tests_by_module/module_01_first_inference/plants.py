@@ -82,7 +82,7 @@ class TruncatedStream(CorruptingProxy):
 
 
 class WrongUsageCounts(Miscounted):
-    """A proxy in front of the frontend tells one prompt token more and one completion token less."""
+    """A proxy in front of the frontend reports one prompt token too many and one completion token too few."""
 
     catches = {"M01-08": "prompt tokens", "M01-09": "completion tokens"}
     failures = (62,)

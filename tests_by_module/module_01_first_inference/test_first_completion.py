@@ -86,7 +86,7 @@ def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tok
         answer = send(deployment.endpoint, PROMPTS[kind], max_tokens=1)
         assert answer.ok, answer.describe()
         told = answer.counted("prompt_tokens")
-        assert told == expected, f"{send.__name__}: usage tells {told} prompt tokens, the tokenizer counts {expected}"
+        assert told == expected, f"{send.__name__}: usage reports {told} prompt tokens, the tokenizer counts {expected}"
 
 
 @check(
@@ -102,7 +102,7 @@ def test_completion_tokens_are_those_asked_for(asked: int, deployment: Deploymen
         answer = send(deployment.endpoint, PROMPT, max_tokens=asked, ignore_eos=True)
         assert answer.ok, answer.describe()
         told = answer.counted("completion_tokens")
-        assert told == asked, f"{send.__name__}: usage tells {told} completion tokens, {asked} were asked for"
+        assert told == asked, f"{send.__name__}: usage reports {told} completion tokens, {asked} were asked for"
 
 
 @check(

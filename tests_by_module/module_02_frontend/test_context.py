@@ -99,7 +99,7 @@ def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: Inferen
     """A prompt one token longer than the model's context is refused by the frontend, before a stream begins."""
     lengths = [worker.card["context_length"] for worker in deployment.registered_workers() if worker.card]
     if not lengths or not all(lengths):
-        raise CouldNotLook(f"the model cards tell the context lengths {lengths}: nothing to exceed")
+        raise CouldNotLook(f"the model cards have the context lengths {lengths}: there is no one length to exceed")
     too_long = {send.__name__: send(endpoint, prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
     wrong = not_refused(too_long, errors)
     assert not wrong, f"the context has {max(lengths)} tokens, one more was sent: {refusal(errors, wrong)}"

@@ -110,7 +110,7 @@ def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
     assert indices == [0, 1, 2], f"three prompts were sent, the choices are {indices}"
     assert all(choice["text"] for choice in answer.body["choices"]), "a choice has no text"
     used = answer.counted("completion_tokens")
-    assert used == 3 * 4, f"usage tells {used} completion tokens, three prompts of 4 were asked for"
+    assert used == 3 * 4, f"usage reports {used} completion tokens, three prompts of 4 were asked for"
 
 
 @check(
@@ -171,13 +171,13 @@ def test_streamed_text_equals_whole_text(endpoint: InferenceEndpoint):
 @pytest.mark.needs("system_port")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoint: InferenceEndpoint, measure: Measure):
-    """Usage tells the tokens that the model's own tokenizer counts in prompt and answer."""
+    """Usage reports the tokens that the model's own tokenizer counts in prompt and answer."""
     tokenizer = deployment.tokenizer()
     send = stream if streamed else complete
     answer = send(endpoint, TEXT, max_tokens=MANY_TOKENS, temperature=0, ignore_eos=True)
     assert answer.ok, answer.describe()
     told, counted = answer.counted("prompt_tokens"), tokenizer.count(TEXT)
-    assert told == counted, f"usage tells {told} prompt tokens, the tokenizer counts {counted}"
+    assert told == counted, f"usage reports {told} prompt tokens, the tokenizer counts {counted}"
     # a model is free to choose a spelling that its tokenizer would not, and to end in the middle of a character
     told, counted = answer.counted("completion_tokens"), tokenizer.count_generated(answer.text)
     measure("completion_tokens_off_percent", 100 * abs(told - counted) / told, n=told)

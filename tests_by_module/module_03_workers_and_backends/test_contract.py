@@ -23,7 +23,7 @@ def broken(answer: Answer) -> str | None:
     if not usage:
         return f"it has no usage: {answer.describe()}"
     if usage["completion_tokens"] != asked:
-        return f"max_tokens was {asked}, usage tells {usage['completion_tokens']} completion tokens"
+        return f"max_tokens was {asked}, usage reports {usage['completion_tokens']} completion tokens"
     if usage["prompt_tokens"] + asked != usage["total_tokens"]:
         return f"usage does not add up: {usage}"
     if answer.finish_reasons != ["length"]:
@@ -198,7 +198,7 @@ def test_engines_count_prompts_alike(columns: list[Column], evidence: Evidence):
     evidence.table("prompt tokens", ["prompt", *(column.name for column in columns)], rows)
     for column in columns:
         wrong = [
-            f"{name}: usage tells {told[column.name, name]} prompt tokens, the tokenizer counts {count}"
+            f"{name}: usage reports {told[column.name, name]} prompt tokens, the tokenizer counts {count}"
             for name, count in column.prompt_tokens.items()
             if told[column.name, name] != count
         ]

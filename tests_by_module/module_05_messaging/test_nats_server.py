@@ -189,6 +189,6 @@ def test_the_monitor_agrees_with_the_client(own_nats: Nats, client: Client, evid
     rows.append(["/connz my subscriptions", "some.subject", " ".join((mine or {}).get("subscriptions_list") or [])])
     evidence.table("monitor", ["page", "done", "told"], rows)
     assert counted == MESSAGES, f"{MESSAGES} messages were sent, /varz counted {counted}"
-    assert streams.get("told") == MESSAGES, f"{MESSAGES} messages were stored, /jsz tells {streams}"
+    assert streams.get("told") == MESSAGES, f"{MESSAGES} messages were stored, /jsz reports {streams}"
     assert mine is not None, f"/connz does not list this client, number {client.client_id}"
-    assert "some.subject" in (mine.get("subscriptions_list") or []), f"/connz tells other subscriptions: {mine}"
+    assert "some.subject" in (mine.get("subscriptions_list") or []), f"/connz reports other subscriptions: {mine}"

@@ -124,7 +124,7 @@ def routed(answer: Answer, prompt_tokens: int, block_size: int) -> Routed:
     rate = timing.get("kv_hit_rate")
     usage = answer.usage or {}
     if usage.get("prompt_tokens") != prompt_tokens:
-        error = f"{prompt_tokens} token ids were sent, usage tells {usage.get('prompt_tokens')} prompt tokens"
+        error = f"{prompt_tokens} token ids were sent, usage reports {usage.get('prompt_tokens')} prompt tokens"
         return Routed(prompt_tokens, None, None, 0, error)
     return Routed(
         prompt_tokens,

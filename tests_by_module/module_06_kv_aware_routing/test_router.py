@@ -16,7 +16,7 @@ from tests_by_module.module_06_kv_aware_routing.routing import send
 
 @check(
     "M06-01",
-    judged="declared kv, no model card brings another mode, an answer tells a hit rate; the others are blocked by it",
+    judged="declared kv, no model card brings another mode, an answer reports a hit rate; the others are blocked by it",
     by_hand="curl FRONTEND/v1/completions: nvext.timing.kv_hit_rate",
     causes=[15],
 )

@@ -65,7 +65,7 @@ def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence
     wrong.judge()
     assert len(identities) == 1, f"prefill and decode do not serve the same files of the model: {rows}"
     same = len(block_sizes) == 1 and None not in block_sizes
-    assert same, f"prefill and decode do not tell KV blocks of the same size, in tokens: {rows}"
+    assert same, f"prefill and decode do not report KV blocks of the same size, in tokens: {rows}"
 
 
 @check(
