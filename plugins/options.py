@@ -58,7 +58,9 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         help="also run the checks of your own in this folder. Write --site-checks=FOLDER, or tests_by_module before it",
     )
     group.addoption("--plant", metavar="NAME", help="run with this fault planted, and say which checks caught it")
-    group.addoption("--list-plants", action="store_true", help="name, ids of the checks it must turn red, what it does")
+    group.addoption(
+        "--list-plants", action="store_true", help="list all plants: name, checks that must fail, what it does"
+    )
     group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
     group.addoption("--reports", metavar="FOLDER", help="where runs leave their folders (default: reports/)")
