@@ -192,18 +192,26 @@ def end(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     """SIGTERM to the worker in the middle of a stream; killed when it does not end in its runtime's time."""
     (worker,) = deployment.workers
     tokens = _tokens_for(column.streamed.values())
-    in_flight = lambda: _page(deployment).total_or_zero(deployment.settings.dialect.metrics.worker_in_flight)  # noqa: E731
+
+    def in_flight() -> float:
+        return _page(deployment).total_or_zero(deployment.settings.dialect.metrics.worker_in_flight)
+
     before = in_flight()
     with Threads(1) as pool:
         one = plan(seed + 1, 1, (10, 10), (tokens, tokens))
         stream = pool.submit(run_load, deployment.endpoint, one, concurrency=1, within_s=STREAM_WITHIN_S)
-        under_way = lambda: (True if in_flight() > before else None, "idle")  # noqa: E731
+
+        def under_way() -> tuple[bool | None, str]:
+            return (in_flight() > before or None), "idle"
+
+        def unregistered() -> tuple[bool | None, str]:
+            return (not deployment.registered_workers() or None), "registered"
+
         _seconds_until(under_way, NOTICED_WITHIN_S)
         process = worker.require_process()
         process.signal(signal.SIGTERM)
         clock = Deadline(worker.ends_within_s, f"{worker.name} to end after SIGTERM")
-        registered = lambda: (None if deployment.registered_workers() else True, "registered")  # noqa: E731
-        unregistered_s = _seconds_until(registered, clock.remaining_s)
+        unregistered_s = _seconds_until(unregistered, clock.remaining_s)
         try:
             status, ended_s = process.wait_until_ended(clock), clock.elapsed_s
         except DeadlineExceeded:

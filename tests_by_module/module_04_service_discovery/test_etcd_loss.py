@@ -43,7 +43,10 @@ def lose_etcd(run: Run, deployment: ManagedDeployment, down_s: float, measure: M
     Raises AssertionError with what was lost, CouldNotLook when etcd was away for as long as the lease.
     """
     ttl_s = deployment.settings.lease_ttl_s
-    registered = lambda: {worker.instance_id for worker in deployment.registered_workers()}  # noqa: E731
+
+    def registered() -> set[int]:
+        return {worker.instance_id for worker in deployment.registered_workers()}
+
     before, lost = registered(), time.monotonic()
     if not before:
         raise CouldNotLook("no worker is registered: nothing could be lost")

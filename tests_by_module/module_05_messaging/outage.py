@@ -197,7 +197,10 @@ def lose_nats(run: Run, deployment: ManagedDeployment) -> Outage:
         run.at("module_05.nats_away", deployment)
         away = Deadline(AWAY_S, "NATS to be started again")
         stored = ask(prompt).ok
-        known = lambda: bool(ask(prompt).kv_hit_rate)  # noqa: E731
+
+        def known() -> bool:
+            return bool(ask(prompt).kv_hit_rate)
+
         at_once = stored and _becomes(known, AT_ONCE_S)
         away.pause(AWAY_S)
         run.at("module_05.restarting", nats)
@@ -250,8 +253,9 @@ def _wait(look: Callable[[], tuple[T | None, object]], deadline: Deadline, other
 def _kv_events_again(deployment: ManagedDeployment, back: Deadline) -> float:
     """Seconds on the clock `back` until the load's KV events are on NATS again."""
     with kv_events(deployment.reach(deployment.nats.url), deployment.subject("kv-events")) as seen:
-        look = lambda: ((True if seen.look() else None), "no KV event since NATS is back")  # noqa: E731
-        _wait(look, back, "no KV event was seen on NATS")
+        _wait(
+            lambda: (bool(seen.look()) or None, "no KV event since NATS is back"), back, "no KV event was seen on NATS"
+        )
     return back.elapsed_s
 
 

@@ -133,8 +133,8 @@ def second_frontend(deployment: ManagedDeployment) -> Iterator[Frontend]:
     try:
         second.start(Deadline(READY_WITHIN_S, "the second frontend"))
         serves = Deadline(READY_WITHIN_S, "the second frontend to serve")
-        look = lambda: (complete(through(deployment, second), "ready?", max_tokens=1).ok or None, "not yet")  # noqa: E731
-        wait_until(look, serves)
+        endpoint = through(deployment, second)
+        wait_until(lambda: (complete(endpoint, "ready?", max_tokens=1).ok or None, "not yet"), serves)
         yield second
     finally:
         if second.is_alive():
@@ -165,8 +165,8 @@ def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
         before = applied()
         ask(deployment, prompt, max_tokens=2)
         with suppress(DeadlineExceeded):  # how many there are is judged below
-            look = lambda: (applied() > before or None, "none")  # noqa: E731
-            wait_until(look, Deadline(PUBLISHED_WITHIN_S, "an event to be applied"))
+            applies = Deadline(PUBLISHED_WITHIN_S, "an event to be applied")
+            wait_until(lambda: (applied() > before or None, "none"), applies)
         measure("kv_events_applied", applied() - before)
         again = complete(through(deployment, second), prompt, max_tokens=2)
         measure("kv_hit_rate_again", again.kv_hit_rate)

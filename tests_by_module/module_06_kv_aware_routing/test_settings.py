@@ -201,7 +201,9 @@ def test_busy_workers_are_not_given_more(
     """Above the threshold a frontend refuses requests as overload; below it all are served again."""
     size, url = traces.block_size, tuned["busy"]
     workers = [each.instance_id for each in own.registered_workers()]
-    ask = lambda: send(own, traces.tokens(size + 1), size, url=url)  # noqa: E731
+
+    def ask() -> Routed:
+        return send(own, traces.tokens(size + 1), size, url=url)
 
     def refused() -> tuple[Routed | None, object]:
         answer = ask()

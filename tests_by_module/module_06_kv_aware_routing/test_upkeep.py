@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -77,7 +78,7 @@ def warm_joined_worker(
     index = Index(deployment)
     with run.joined_worker(deployment, on) as worker:
         registered = deployment.wait_until_registered(worker, Deadline(READY_WITHIN_S, f"{worker.name} to register"))
-        ask = lambda: send(deployment, prompt, traces.block_size, pinned_to=registered.instance_id)  # noqa: E731
+        ask = partial(send, deployment, prompt, traces.block_size, pinned_to=registered.instance_id)
         before = index.stored()
 
         def served() -> tuple[bool | None, object]:

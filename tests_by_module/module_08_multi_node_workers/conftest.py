@@ -116,7 +116,11 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: st
             deadline = Deadline(READY_WITHIN_S, f"{worker.name} on {second} to register")
             came = deployment.wait_until_registered(worker, deadline).instance_id
             registered = sent.mark("worker joined")
-            look = lambda: (by_worker(sent.so_far())[came] or None, f"{by_worker(sent.so_far())}")  # noqa: E731
+
+            def look() -> tuple[int | None, object]:
+                counts = by_worker(sent.so_far())
+                return counts[came] or None, dict(counts)
+
             wait_until(look, Deadline(SERVES_WITHIN_S, f"{worker.name} on {second} to serve"), every_s=0.2)
         except (DeadlineExceeded, ServiceFailed) as error:
             raise BringUpFailed(JOINS_CHECK, f"a worker that joins under load does not serve: {error}") from None

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, 
     known.connect()
     assert known.move("WRITE", whole(BLOCK))["state"] == "DONE"
     good = metadata_of(spare)
-    write = lambda: known.move("WRITE", whole(BLOCK))  # noqa: E731
+    write = partial(known.move, "WRITE", whole(BLOCK))
     rows = [("metadata without its end", refusal_of(good[:-CUT_OFF], survivor)), ("a transfer then", refusal(write))]
     rows += [("the whole metadata once more", refusal_of(good, survivor)), ("a transfer then", refusal(write))]
     evidence.table("A peer whose metadata was cut off", ("what", "refused with"), rows)
