@@ -3,8 +3,12 @@
 import re
 import shlex
 import textwrap
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from plugins import summary
 
 BLOCKED = """
     from fixtures.basics.errors import BringUpFailed
@@ -133,6 +137,13 @@ def test_a_failed_check_says_how_to_run_it_again(suite):
     assert set(suite.outcomes()) == {"M00-07"}
     page = (suite.latest / "report.html").read_text(encoding="utf-8")
     assert expected.replace("'", "&#39;") in page
+
+
+def test_an_inventory_outside_the_checkout_is_given_with_an_equals_sign(tmp_path):
+    outside = SimpleNamespace(path=Path("/etc/my racks.yaml"))
+    settings = SimpleNamespace(inventory=outside, site_checks=None, plant=None, seed=7)
+    command = summary.again(settings, {"id": "M00-07", "module": "module_00_fake"}, tmp_path)
+    assert command == "uv run pytest tests_by_module/module_00_fake -k M00-07 '--inventory=/etc/my racks.yaml' --seed 7"
 
 
 PROGRESS = """
