@@ -18,29 +18,38 @@ from plugins.plants import modules_of
 from plugins.session import PLANT, settings_of
 from plugins.site_checks import site_checks
 
+# a marker, what it means, and an example
 MARKERS = {
-    "check(id, by_hand='', causes=(), judged='', evidence='')": "the check that this test is; fixtures/basics/check.py "
-    "says what each argument means",
-    "needs(*capabilities, role=None)": f"what must be there, else it is not covered: {', '.join(CAPABILITIES)}; "
-    "asked of the nodes that have the role, or of all",
-    "known_defect(issue, versions, shows, reason)": "these versions (PEP 440) of ai-dynamo are known to fail the "
-    "check with a text in which the regular expression `shows` is found; any other failure rejects",
-    "single_node": "derived: does not need a second node",
-    "multi_node": "derived from needs('multi_node')",
-    "gpu": "derived from needs('gpu')",
-    "rdma": "derived from needs('rdma')",
-    "real_engine": "derived from needs('real_engine')",
-    "smoke": "the few checks that say whether a module is alive at all",
-    "nightly": "the long form of a check, for the night",
-    "performance": "measures speed: alone on its nodes",
-    "destructive": "breaks something on purpose: alone on its nodes",
+    "check(id, by_hand='', causes=(), judged='', evidence='')": (
+        "the check that this test is; fixtures/basics/check.py says what each argument means",
+        '@check("M04-05", judged="…")',
+    ),
+    "needs(*capabilities, role=None)": (
+        f"what must be declared, else it is not covered: {', '.join(CAPABILITIES)}; asked of the nodes that have the "
+        "role, or of all",
+        '@pytest.mark.needs("gpu", role="worker")',
+    ),
+    "known_defect(issue, versions, shows, reason)": (
+        "these versions (PEP 440) of ai-dynamo are known to fail the check with a text in which the regular expression "
+        "`shows` is found, which does not reject; any other failure rejects",
+        '@pytest.mark.known_defect(issue="ai-dynamo/dynamo#1", versions="<1.7", shows="lost: [1-9]", reason="…")',
+    ),
+    "single_node": ("derived: does not need a second node", "-m single_node"),
+    "multi_node": ("derived from needs('multi_node')", '-m "multi_node and nightly"'),
+    "gpu": ("derived from needs('gpu')", '-m "not gpu"'),
+    "rdma": ("derived from needs('rdma')", "-m rdma"),
+    "real_engine": ("derived from needs('real_engine')", '-m "not real_engine"'),
+    "smoke": ("the few checks that show whether a module works at all", "-m smoke"),
+    "nightly": ("the long form of a check, for the night", '-m "not nightly"'),
+    "performance": ("measures speed: alone on its nodes", "-m performance -p no:xdist"),
+    "destructive": ("breaks something on purpose: alone on its nodes", '-m "not destructive"'),
 }
 DEFECT = ("issue", "versions", "shows", "reason")
 DERIVED = ("multi_node", "gpu", "rdma", "real_engine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker, meaning in MARKERS.items():
+    for marker, (meaning, _) in MARKERS.items():
         config.addinivalue_line("markers", f"{marker}: {meaning}")
 
 

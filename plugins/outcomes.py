@@ -209,6 +209,27 @@ def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:
         report.outcome, report.longrepr = "failed", reason
 
 
+def blank_record(check_id: str, case: str, module: str | None, title: str) -> dict[str, Any]:
+    """A check's entry in run.json before anything is known of how it went."""
+    return {
+        "id": check_id,
+        "case": case,
+        "module": module,
+        "title": title,
+        "outcome": "error",
+        "reason": "",
+        "covered_by": None,
+        "findings": [],
+        "nodes": [],
+        "duration_s": 0.0,
+        "shared_setup_s": 0.0,
+        "measurements": [],
+        "evidence": [],
+        "by_hand": "",
+        "causes": [],
+    }
+
+
 def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
     """The check's entry in run.json."""
     settings = settings_of(item.config)
@@ -216,11 +237,8 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
     check = arguments(item, "check") or {}
     function = getattr(item, "function", None)
     all_nodes = [node.name for node in settings.inventory.nodes]
-    return {
-        "id": state.check_id,
-        "case": case_of(item),
-        "module": module_of(item),
-        "title": title_of(getattr(item, "originalname", item.name), getattr(function, "__doc__", None)),
+    title = title_of(getattr(item, "originalname", item.name), getattr(function, "__doc__", None))
+    return blank_record(state.check_id, case_of(item), module_of(item), title) | {
         "outcome": state.outcome,
         "reason": state.reason,
         "covered_by": state.covered_by,

@@ -19,7 +19,7 @@ from plugins import job_summary
 from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records
 from plugins.not_covered import grouped
-from plugins.outcomes import INTERRUPTED, record_of
+from plugins.outcomes import INTERRUPTED, blank_record, record_of
 from plugins.plants import judge
 from plugins.session import CHECK, Settings, settings_of
 from plugins.verdict import Verdict, decide, label
@@ -125,23 +125,8 @@ class Recorder:
             return record_of(item, item.stash[CHECK]) | {"outcome": "error", "reason": reason}
         known = self._known(nodeid)
         case = nodeid.partition("[")[2].removesuffix("]")
-        return {
-            "id": known.id if known else nodeid,
-            "case": case,
-            "module": nodeid.split("/")[1],
-            "title": known.title if known else nodeid,
-            "outcome": "error",
-            "reason": reason,
-            "covered_by": None,
-            "findings": [],
-            "nodes": [],
-            "duration_s": 0.0,
-            "shared_setup_s": 0.0,
-            "measurements": [],
-            "evidence": [],
-            "by_hand": "",
-            "causes": [],
-        }
+        check_id, title = (known.id, known.title) if known else (nodeid, nodeid)
+        return blank_record(check_id, case, nodeid.split("/")[1], title) | {"reason": reason}
 
     def finish(self, exitstatus: int) -> None:
         settings = self.settings

@@ -16,6 +16,7 @@ import pytest
 from markupsafe import Markup
 
 from fixtures.basics.known_failures import load_catalogue
+from fixtures.basics.measurement import Threshold
 from plugins.drawing import timeline_svg, topology_svg
 from plugins.not_covered import grouped
 from plugins.options import makes_page
@@ -194,16 +195,9 @@ def number(value: float | None) -> str:
 
 
 def bounds(measurement: dict[str, Any]) -> str:
-    """The threshold as text."""
+    """The threshold as text, without its unit, which stands beside the value."""
     limits = measurement["threshold"]
-    if limits is None:
-        return "no threshold"
-    if limits["recorded"]:
-        return "recorded"
-    low, high = limits["min"], limits["max"]
-    text = f"{number(low)} … {number(high)}" if low is not None and high is not None else ""
-    text = text or (f"≤ {number(high)}" if high is not None else f"≥ {number(low)}")
-    return text + (f", n ≥ {limits['min_n']}" if limits["min_n"] > 1 else "")
+    return "no threshold" if limits is None else str(Threshold(unit="", **limits))
 
 
 def bar(measurement: dict[str, Any]) -> dict[str, float] | None:

@@ -13,7 +13,7 @@ from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.cluster.inventory import load
 from fixtures.cluster.nodes import Transcript, connect
 from fixtures.product.deployments.equipping import equip
-from fixtures.product.deployments.stages import RunStages
+from fixtures.product.deployments.run_stages import RunStages
 from fixtures.product.runtimes.provision import to_terminal
 from plugins.tests.by_default import ByDefault, by_default
 from plugins.tests.by_hand import NAMESPACE, by_hand

@@ -19,7 +19,7 @@ import pytest
 
 from fixtures.basics.known_failures import load_catalogue
 from fixtures.plants.plant import Plant
-from fixtures.product.deployments.stages import DECLARED
+from fixtures.product.deployments.run_stages import DECLARED
 from fixtures.tests.module_source import TESTS, checks_of
 from plugins.plants import CAUGHT, IN_PART, NOT_CAUGHT, judge, load_plants, modules_of
 from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite, short_form

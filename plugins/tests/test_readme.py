@@ -5,24 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from plugins.marks import MARKERS
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = 130
 PICTURE_KB = 300
-
-
-def test_every_marker_is_listed_with_an_example():
-    part = (
-        (ROOT / "tests_by_module" / "README.md")
-        .read_text(encoding="utf-8")
-        .split("## Markers", 1)[1]
-        .split("\n## ", 1)[0]
-    )
-    listed = " ".join(line.split("|")[1] for line in part.splitlines() if line.startswith("|"))
-    for marker in MARKERS:
-        assert re.search(rf"`{marker.split('(')[0]}\b", listed), f"{marker} is not in tests_by_module/README.md"
 
 
 def test_the_two_commands_are_on_lines_of_their_own():

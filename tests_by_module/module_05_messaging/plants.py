@@ -8,7 +8,7 @@ from fixtures.plants.plant import Plant, SettingsPlant, point, with_argv
 from fixtures.plants.processes import WithoutPrefixCaching
 from fixtures.plants.wire import OnTheWire
 from fixtures.product.deployments.managed import ManagedDeployment
-from fixtures.product.deployments.stages import DECLARED
+from fixtures.product.deployments.run_stages import DECLARED
 from fixtures.product.services.control_plane import Nats
 from fixtures.product.services.dynamo import Worker
 
