@@ -10,7 +10,7 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.require import require
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
-from fixtures.load.plan import ORDINARY_TOKENS
+from fixtures.load.plan import ordinary_prompt
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
@@ -19,10 +19,6 @@ from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, Toke
 
 SERVES_WITHIN_S = 20
 BOTH = (complete, stream)
-
-
-def prompt(tokens: int) -> list[int]:
-    return [ORDINARY_TOKENS[number % len(ORDINARY_TOKENS)] for number in range(tokens)]
 
 
 def advertise(deployment: ManagedDeployment, budget: TokenBudget) -> None:
@@ -67,15 +63,15 @@ def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: Expected
     with run.own_deployment("module_02.context", worker_args=("--max-model-len", str(limit))) as deployment:
         advertise(deployment, errors.token_budget)
         endpoint = deployment.endpoint
-        fits = [send(endpoint, prompt(limit - 1), max_tokens=1) for send in BOTH]
+        fits = [send(endpoint, ordinary_prompt(limit - 1), max_tokens=1) for send in BOTH]
         chat = [{"role": "user", "content": "over and over " * limit}]
         too_long = {
             f"{send.__name__}, {what}": send(endpoint, asked, max_tokens=tokens)
             for send in BOTH
             for what, asked, tokens in (
-                ("a prompt of the whole budget", prompt(limit), 1),
-                ("a prompt beyond it", prompt(3 * limit), 1),
-                ("one token too many to generate", prompt(limit - 1), 2),
+                ("a prompt of the whole budget", ordinary_prompt(limit), 1),
+                ("a prompt beyond it", ordinary_prompt(3 * limit), 1),
+                ("one token too many to generate", ordinary_prompt(limit - 1), 2),
                 ("a long chat", chat, 1),
             )
         }
@@ -100,6 +96,6 @@ def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: Inferen
     lengths = [worker.card["context_length"] for worker in deployment.registered_workers() if worker.card]
     if not lengths or not all(lengths):
         raise CouldNotLook(f"the model cards have the context lengths {lengths}: there is no one length to exceed")
-    too_long = {send.__name__: send(endpoint, prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
+    too_long = {send.__name__: send(endpoint, ordinary_prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
     wrong = not_refused(too_long, errors)
     assert not wrong, f"the context has {max(lengths)} tokens, one more was sent: {refusal(errors, wrong)}"

@@ -13,7 +13,7 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.printable import head
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.cluster.inventory.model import Inventory
-from fixtures.load.plan import ORDINARY_TOKENS
+from fixtures.load.plan import ordinary_prompt
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, LargePrompt, LargePrompts, Refusal
@@ -30,7 +30,7 @@ Form = Literal["token ids", "text", "chat"]
 def prompt(form: Form, many: LargePrompt) -> tuple[Any, int]:
     """What is asked, and how many tokens it is at the least: each word is one or more."""
     if form == "token ids":
-        return [ORDINARY_TOKENS[n % len(ORDINARY_TOKENS)] for n in range(many.token_ids)], many.token_ids
+        return ordinary_prompt(many.token_ids), many.token_ids
     text = WORDS * many.repeats_of_text
     asked = text if form == "text" else [{"role": "user", "content": text}]
     return asked, len(text.split())

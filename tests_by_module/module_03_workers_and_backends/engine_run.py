@@ -14,7 +14,7 @@ from fixtures.clients.kv_events import KvEvent, kv_events
 from fixtures.cluster.inventory.model import RuntimeSpec
 from fixtures.cluster.probes.probe import families, footprint
 from fixtures.load.from_here import RequestRecord, run_load
-from fixtures.load.plan import ORDINARY_TOKENS, plan
+from fixtures.load.plan import ordinary_prompt, plan
 from fixtures.load.traces import Traces
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
@@ -145,7 +145,7 @@ def _be_refused(column: Column, deployment: ManagedDeployment) -> None:
     (registered,) = deployment.registered_workers()
     context = (registered.card or {}).get("context_length") or 0
     for name, wrong in contract().wrong_requests.items():
-        long = [ORDINARY_TOKENS[n % len(ORDINARY_TOKENS)] for n in range(context + (wrong.beyond_context or 0))]
+        long = ordinary_prompt(context + (wrong.beyond_context or 0))
         body = {"max_tokens": 1} | wrong.changes
         asked = InferenceEndpoint(endpoint.url, wrong.model or endpoint.model)
         prompt = wrong.prompt or (long if wrong.beyond_context else "one more?")

@@ -8,12 +8,12 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.parallel import in_parallel
-from fixtures.clients.inference import EXTRA_FIELDS, complete
+from fixtures.clients.answer import addressed_to
+from fixtures.clients.inference import complete
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.addresses import with_port
@@ -21,12 +21,12 @@ from fixtures.cluster.probes.probe import sockets
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.registry import RegisteredWorker
+from fixtures.product.deployments.topology import ANY_ADDRESS
 from fixtures.run import Run
 
 pytestmark = pytest.mark.needs("multi_node")
 
 SERVES_WITHIN_S = 15
-ANY_ADDRESS = ("0.0.0.0", "::")
 
 
 def registered_at(worker: RegisteredWorker) -> list[tuple[str, int]]:
@@ -85,14 +85,12 @@ def test_worker_that_joins_on_another_node_serves(
     run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure
 ):
     """A worker that joins on a node without the frontend is found and serves requests addressed to it."""
-    if not inventory.away_from_frontend:
-        raise CouldNotLook("every node with workers has a frontend: no worker can join on another node")
     took_s = []
-    for name in [spec.name for spec in inventory.away_from_frontend]:
+    for name in inventory.require_away_from_frontend():
         with run.joined_worker(managed, on=name) as worker:
             registers = Deadline(READY_WITHIN_S, f"{worker.name} to register")
             registered = managed.wait_until_registered(worker, registers)
-            by_name = EXTRA_FIELDS | {"backend_instance_id": registered.instance_id}
+            by_name = addressed_to(registered.instance_id)
             deadline = Deadline(SERVES_WITHIN_S, f"worker {registered.hex_id}, joined on {name}, to serve a request")
 
             def look(by_name=by_name, worker_id=registered.instance_id) -> tuple[bool | None, object]:

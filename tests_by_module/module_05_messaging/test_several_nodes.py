@@ -6,11 +6,11 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.clients.inference import EXTRA_FIELDS, Answer, complete
+from fixtures.clients.answer import addressed_to
+from fixtures.clients.inference import Answer, complete
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes.addresses import with_port
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
@@ -68,7 +68,7 @@ def told_by_a_worker_on(name: str, run: Run, deployment: ManagedDeployment) -> t
     ):
         registers = Deadline(READY_WITHIN_S, f"{worker.name} to register")
         worker_id = deployment.wait_until_registered(worker, registers).instance_id
-        prompt, by_name = unique_prompt(20), EXTRA_FIELDS | {"backend_instance_id": worker_id}
+        prompt, by_name = unique_prompt(20), addressed_to(worker_id)
 
         def ask() -> Answer:
             return complete(deployment.endpoint, prompt, max_tokens=2, nvext=by_name, timeout_s=5)
@@ -101,9 +101,7 @@ def test_kv_events_of_other_nodes_reach_the_router(
     run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure, evidence: Evidence
 ):
     """KV events of a worker on another node are published, and the router soon predicts a hit."""
-    if not inventory.away_from_frontend:
-        raise CouldNotLook("every node with workers has a frontend: there is no other node to hear of")
-    told = {spec.name: told_by_a_worker_on(spec.name, run, managed) for spec in inventory.away_from_frontend}
+    told = {name: told_by_a_worker_on(name, run, managed) for name in inventory.require_away_from_frontend()}
     evidence.table("by node", ["node", "blocks published", "hit rate"], [[name, *each] for name, each in told.items()])
     measure("published_blocks", min(blocks for blocks, _ in told.values()), n=len(told))
     measure("kv_hit_rate_again", min(rate for _, rate in told.values()), n=len(told))

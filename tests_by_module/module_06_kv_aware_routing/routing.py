@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.errors import CouldNotLook
 from fixtures.clients import prometheus
-from fixtures.clients.inference import EXTRA_FIELDS, Answer, InferenceEndpoint, complete
+from fixtures.clients.answer import addressed_to
+from fixtures.clients.inference import Answer, InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvent, KvEvents, kv_events
 from fixtures.load.traces import Tokens, Trace, reused_tokens
 from fixtures.product.deployments.deployment import Deployment
@@ -112,7 +113,7 @@ def send(
 ) -> Routed:
     """One request with `prompt`; to the worker `pinned_to`, or the frontend at `url`, where they are given."""
     endpoint = InferenceEndpoint(url, deployment.endpoint.model) if url else deployment.endpoint
-    extra = EXTRA_FIELDS | nvext | ({} if pinned_to is None else {"backend_instance_id": pinned_to})
+    extra = addressed_to(pinned_to) | nvext
     answer = complete(endpoint, list(prompt), max_tokens=max_tokens, ignore_eos=True, nvext=extra, timeout_s=20)
     return routed(answer, len(prompt), block_size)
 

@@ -8,7 +8,6 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -121,10 +120,8 @@ def test_prefixes_are_found_on_other_nodes(
     run: Run, managed: ManagedDeployment, inventory: Inventory, traces: Traces, evidence: Evidence
 ):
     """A prompt cached on another node is predicted there, sent there and reused there."""
-    if not inventory.away_from_frontend:
-        raise CouldNotLook("every node with workers has a frontend: there is no other node to route to")
     size, rows, wrong = traces.block_size, [], Findings()
-    for name in [spec.name for spec in inventory.away_from_frontend]:
+    for name in inventory.require_away_from_frontend():
         prompt = traces.tokens(BLOCKS * size + 1)
         with warm_joined_worker(run, managed, traces, prompt, on=name) as (_, registered, _):
             chosen = send(managed, prompt, size)

@@ -10,7 +10,8 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
-from fixtures.clients.inference import EXTRA_FIELDS, complete
+from fixtures.clients.answer import addressed_to
+from fixtures.clients.inference import complete
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.launch_lint import Launch
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -75,8 +76,9 @@ def _stop(worker: Worker) -> None:
 
 def greedy(deployment: Deployment, worker: int) -> str:
     """What a worker makes of the prompt, without chance. AssertionError when it does not serve."""
-    extra = EXTRA_FIELDS | {"backend_instance_id": worker}
-    answer = complete(deployment.endpoint, PROMPT, max_tokens=TOKENS, temperature=0, nvext=extra, timeout_s=120)
+    answer = complete(
+        deployment.endpoint, PROMPT, max_tokens=TOKENS, temperature=0, nvext=addressed_to(worker), timeout_s=120
+    )
     assert answer.ok, f"worker {worker:x} does not answer: {answer.describe()}"
     assert answer.worker_ids == {worker}, (
         f"worker {worker:x} was asked, served by {', '.join(f'{each:x}' for each in answer.worker_ids) or 'nobody'}"
