@@ -13,6 +13,7 @@ ALL = [
     "plugins.capabilities",
     "plugins.output",
     "plugins.durations",
+    "plugins.causes",
     "plugins.outcomes",
     "plugins.evidence",
     "plugins.record",

@@ -17,6 +17,7 @@ from fixtures.basics.findings import FoundWrong
 from fixtures.basics.known_failures import load_catalogue
 from fixtures.basics.measure import Measure
 from fixtures.basics.versioned_table import covers
+from plugins import causes
 from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, id_of, module_of
@@ -101,7 +102,7 @@ def pytest_runtest_makereport(
     if report.outcome != "passed" or hasattr(report, "wasxfail"):
         outcome, reason = _outcome(item, state, report, call)
         reason = clean(reason)
-        if item.config.stash[INTERRUPTION].happened:
+        if interrupted := item.config.stash[INTERRUPTION].happened:
             outcome, reason = "error", f"{INTERRUPTED} ({reason})"
         if report.when == "teardown":
             outcome, reason = "error", f"tear-down: {reason}"
@@ -112,6 +113,10 @@ def pytest_runtest_makereport(
                 reason += f" — not the known defect {defect['issue']}, which says: {defect['shows']}"
         if state.outcome in (None, "passed", "not_covered", "blocked_by_hardware", "known_defect"):
             state.outcome, state.reason = outcome, reason
+        if outcome in ("failed", "error") and state.found_causes is None and not interrupted:
+            state.found_causes = causes.look(item, state, call.excinfo.value if call.excinfo else None, reason)
+            if said := causes.lines(state.found_causes):
+                report.sections.append(("causes found", "\n".join(said)))
         _show(report, outcome, reason)
     elif report.when == "call" and state.returned and state.outcome is None:
         state.outcome = "passed"
@@ -226,6 +231,7 @@ def blank_record(check_id: str, case: str, module: str | None, title: str) -> di
         "measurements": [],
         "evidence": [],
         "by_hand": "",
+        "found_causes": [],
         "causes": [],
     }
 
@@ -249,6 +255,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "measurements": [measurement.as_dict() for measurement in state.measure.measurements],
         "evidence": list(state.evidence.entries),
         "by_hand": check.get("by_hand", ""),
+        "found_causes": state.found_causes or [],
         "causes": [n for n in check.get("causes", ()) if load_catalogue()[n].is_possible(settings.inventory)],
     }
 

@@ -121,7 +121,8 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
             found.append(f"{name} is an error: {reason}")
             broken.add(name)
         elif name in plant.catches:
-            red.setdefault(name, []).append(reason)
+            causes = [each["cause"] for each in check["found_causes"]]
+            red.setdefault(name, []).append("\ncause: ".join([reason, *causes]))
         elif not blocked:
             found.append(f"{name} is red as well: {reason}")
     not_selected = tuple(name for name in plant.catches if selected is not None and name not in selected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -50,7 +50,9 @@ class CheckState:
         self.check_id = check_id
         self.measure = measure
         self.evidence = evidence
+        self.began = 0.0  # its set-up, on the monotonic clock
         self.findings: tuple[Finding, ...] = ()  # of what it failed by
+        self.found_causes: list[dict[str, Any]] | None = None  # not looked for
         self.missing: str | None = None  # why the declared capability is not there
         self.skip_reason: str | None = None  # set by the capability plugin, the only one that skips
         self.covered_by: list[str] | None = None  # of a skipped check: the inventories that declare what it needs

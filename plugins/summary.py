@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import TESTS
+from plugins import causes
 from plugins.not_covered import Group, grouped
 from plugins.outcomes import first_line
 from plugins.record import recorder_of
@@ -46,6 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
                 else:
                     yield f"{label(check)} {check['title'].removesuffix('.')}:"
                     yield from (f"  {line}" for line in said)
+                yield from (f"  {line}" for line in causes.lines(check["found_causes"]))
                 yield f"  again: {again(recorder.settings, check, config.rootpath)}"
 
     def excused(outcome: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,7 +53,9 @@ sys.exit(b"tiny-qwen3" not in urllib.request.urlopen("http://127.0.0.1:8000/v1/m
 class ByDefault:
     """What was started, from within its network."""
 
-    def __init__(self, shell: subprocess.Popen[bytes], tree: Path) -> None:
+    def __init__(self, shell: subprocess.Popen[bytes], tree: Path, folder: Path) -> None:
+        self.logs = f"{folder}/*.log"
+        self._shell = shell
         self._inside = ("nsenter", "--target", str(shell.pid), "--net", "--user", "--preserve-credentials")
         self._tree = tree
 
@@ -68,6 +71,18 @@ class ByDefault:
     def revision(self) -> int:
         """etcd's, which every write makes greater."""
         return int(self.run("-c", REVISION).stdout)
+
+    @contextmanager
+    def without_descriptors(self, module: str) -> Iterator[int]:
+        """The process of that module may open no more files while inside; yields how many it may have."""
+        argv = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members(self._shell.pid)}
+        (pid,) = (pid for pid, words in argv.items() if module.encode() in words)
+        has, before = len(list(Path(f"/proc/{pid}/fd").iterdir())), resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (has, before[1]))
+        try:
+            yield has
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
     def asked(self) -> int:
         """Requests that the frontend has counted so far, whatever became of them."""
@@ -89,7 +104,7 @@ def by_default(equipment: Equipment, folder: Path, tree: Path) -> Iterator[ByDef
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("DYN_", "ETCD_", "NATS_"))}
     shell = subprocess.Popen(argv, env={**plain, **given}, start_new_session=True)
     try:
-        theirs = ByDefault(shell, tree)
+        theirs = ByDefault(shell, tree, folder)
         wait_until(theirs.lists_the_model, Deadline(READY_WITHIN_S, "a Dynamo with its defaults"), every_s=0.5)
         yield theirs
     finally:

@@ -33,8 +33,18 @@ class FakeTable:
                 return Look(state, f"{name}: looked on {node_names or 'all nodes'}, {state}")
         return Look("ready", "")
 
+class FakeCauses:
+    def found(self, reason, since_s, *, declared):
+        assert since_s >= 0
+        if "descriptors" not in reason:
+            return []
+        where = "frontend.log on local"
+        line = "accept error: Too many open files"
+        return [{"cause": "frontend has 64", "remedy": "raise it", "where": where, "line": line, "times": 207}]
+
 class FakeRun:
     exclusive = False
+    causes = FakeCauses()
     def __init__(self, settings):
         self.waits = []
         self.settings = settings

@@ -147,3 +147,14 @@ def test_a_smoke_run_asks_little(defaults, tree):
     status, _, text = attach(defaults, tree, "tests_by_module", "-m", "smoke")
     assert status == 0, text
     assert defaults.asked() - before <= SMOKE_REQUESTS
+
+
+def test_a_cause_is_named_from_a_log_that_the_inventory_declares(defaults, tree):
+    logs = f"2\n      dynamo_logs: [{defaults.logs}]"
+    with defaults.without_descriptors("dynamo.frontend"):
+        status, told, text = attach(defaults, tree, *modules("00"), "-k", "answers", dynamo_workers=logs)
+    assert status == 1 and told["M00-02"].startswith("failed"), text
+    assert 'cause: the process of frontend.log has no file descriptors left: "Too many open files"' in text
+    assert "accept error: Too many open files (os error 24)" in text
+    status, _, text = attach(defaults, tree, *modules("00"), "-k", "answers", dynamo_workers=logs)
+    assert status == 0 and "cause:" not in text, text

@@ -110,7 +110,7 @@ class MadeUp(Plant):
 
 def made_up_record() -> dict[str, Any]:
     def check(name: str, outcome: str, reason: str = "") -> dict[str, Any]:
-        return {"id": name, "case": "", "outcome": outcome, "reason": reason}
+        return {"id": name, "case": "", "outcome": outcome, "reason": reason, "found_causes": []}
 
     return {
         "verdict": "REJECTED",
