@@ -16,6 +16,7 @@ ALL = [
     "plugins.causes",
     "plugins.outcomes",
     "plugins.evidence",
+    "plugins.sampling",
     "plugins.record",
     "plugins.terminal",
     "plugins.summary",

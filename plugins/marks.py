@@ -41,6 +41,7 @@ MARKERS = {
     "real_engine": ("derived from needs('real_engine')", '-m "not real_engine"'),
     "smoke": ("the few checks that show whether a module works at all", "-m smoke"),
     "nightly": ("the long form of a check, for the night", '-m "not nightly"'),
+    "at_end": ("after all other checks: it judges what they all have seen", '-m "not at_end"'),
     "performance": ("measures speed: alone on its nodes", "-m performance -p no:xdist"),
     "destructive": ("breaks something on purpose: alone on its nodes", '-m "not destructive"'),
 }

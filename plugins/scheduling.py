@@ -82,6 +82,13 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
             super()._reschedule(node)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Checks of what the whole run has seen come last; under xdist the last of their module, and the recorder adds
+    what other runners saw."""
+    items.sort(key=lambda item: item.get_closest_marker("at_end") is not None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if settings_of(config) is None:

@@ -64,6 +64,17 @@ class ByDefault:
         command = [*self._inside, sys.executable, *argv]
         return subprocess.run(command, cwd=self._tree, capture_output=True, text=True, timeout=RUN_WITHIN_S)
 
+    @contextmanager
+    def in_the_background(self, script: str) -> Iterator[None]:
+        """A script of Python that runs meanwhile, from its first line of output on."""
+        command = [*self._inside, sys.executable, "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+            try:
+                assert running.stdout and running.stdout.readline(), "it said nothing"
+                yield
+            finally:
+                running.kill()
+
     def lists_the_model(self) -> tuple[bool | None, object]:
         done = self.run("-c", LISTED)
         return (None if done.returncode else True), done.stderr[-300:]

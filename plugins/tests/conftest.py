@@ -42,12 +42,19 @@ class FakeCauses:
         line = "accept error: Too many open files"
         return [{"cause": "frontend has 64", "remedy": "raise it", "where": where, "line": line, "times": 207}]
 
+class FakeHistory:
+    def take(self, when):
+        with open("samples", "a") as file:
+            print(when, file=file)
+        return True
+
 class FakeRun:
     exclusive = False
     causes = FakeCauses()
     def __init__(self, settings):
         self.waits = []
         self.settings = settings
+        self.history = FakeHistory()
     def share_no_node(self):
         self.exclusive = True
     def capabilities(self):

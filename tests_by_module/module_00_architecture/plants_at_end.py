@@ -1,0 +1,191 @@
+"""Plants that prove the checks of the end of a run: what requests leave behind, and what changes meanwhile."""
+
+import asyncio
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from fixtures.basics.deadline import Deadline
+from fixtures.clients.etcd import EtcdUnavailable
+from fixtures.clients.nats import connected
+from fixtures.cluster.nodes import Node
+from fixtures.plants.background import Background
+from fixtures.plants.plant import Plant, point, with_argv
+from fixtures.plants.proxy import COMPLETIONS, CorruptingProxy, Exchange
+from fixtures.product.deployments.managed import ManagedDeployment
+
+# starts what follows, and for each request that it counts holds a megabyte
+HOLDS_A_MEGABYTE_EACH = """
+import re, signal, subprocess, sys, time, urllib.request
+child = subprocess.Popen(sys.argv[2:])
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+held, counted = [], 0
+while child.poll() is None:
+    time.sleep(0.1)
+    try:
+        page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1], timeout=2).read().decode()
+    except OSError:
+        continue
+    now = int(sum(float(n) for n in re.findall(r"(?m)^dynamo_frontend_requests_total\\{.*\\} (\\S+)$", page)))
+    held += [bytearray(b"x") * 1_000_000 for _ in range(now - counted)]
+    counted = now
+sys.exit(child.returncode)
+"""
+# a fake: from its fourth sample on this Python, and nobody else on the node, is shown a clock that was set
+PYTHON_WITH_CLOCK = """#!/bin/sh
+exec {python} -I -S -c '
+import pathlib, runpy, sys, time
+rest = [each for each in sys.argv[1:] if each not in ("-I", "-S")]
+code = sys.stdin.read() if rest[0] == "-" else rest.pop(1) if rest[0] == "-c" else pathlib.Path(rest[0]).read_text()
+if "clock_ahead_s" in code:
+    counter = pathlib.Path("{counter}")
+    counter.write_text((counter.read_text() if counter.exists() else "") + ".")
+    if counter.stat().st_size > 3:
+        right = time.time
+        time.time = lambda: right() + 0.25
+sys.argv = rest
+exec(code, {{"__name__": "__main__"}})
+' "$@"
+"""
+
+
+class ConnectionsKept(CorruptingProxy):
+    """A proxy in front of the frontend leaves a connection open for each request."""
+
+    catches = {"M00-18": "frontend: descriptors grow"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[asyncio.StreamWriter] = []
+
+    async def received(self, request: web.Request) -> bytes:
+        if request.path in COMPLETIONS:
+            host, port = self.upstream.removeprefix("http://").rsplit(":", 1)
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            self._kept.append(writer)
+        return await request.read()
+
+
+class WorkerEndedLate(Plant):
+    """Somebody ends a worker after all other checks; the other one takes its requests."""
+
+    catches = {"M00-18": "has ended, and nobody has started it again"}
+
+    @point("module_00.at_end")
+    def at_end(self, deployment: ManagedDeployment) -> ManagedDeployment:
+        worker = deployment.workers[-1]
+        worker.stop(Deadline(worker.ends_within_s, "the worker to end"))
+        return deployment
+
+
+class MegabyteKeptOfEach(Plant):
+    """The frontend runs below a process that keeps a megabyte for each request that the frontend counts."""
+
+    catches = {"M00-18": "frontend: resident memory grows"}
+
+    def planned(self, deployment: ManagedDeployment) -> None:
+        frontend = deployment.frontends[0]
+        wrapped = [frontend.node.python, "-c", HOLDS_A_MEGABYTE_EACH, f"{frontend.url}/metrics"]
+        with_argv(frontend, lambda argv: [*wrapped, *argv])
+
+
+class CounterOfTheFrontendFalls(CorruptingProxy):
+    """A proxy stands before the frontend's /metrics, and from the fourth look on one counter has half of its value."""
+
+    catches = {"M00-19": "dynamo_frontend_output_tokens_total"}
+    looks = 0
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        page, given = f"{deployment.frontend_url}/metrics", deployment.reach
+        direct = deployment.request_url
+        super().serving(deployment)
+        proxied = f"{deployment.request_url}/metrics"
+        deployment.request_url = direct
+        deployment.reach = lambda url: proxied if url == page else given(url)  # type: ignore[method-assign]
+
+    def raw(self, exchange: Exchange, content: bytes) -> bytes:
+        self.looks += 1
+        if self.looks < 4:
+            return content
+
+        def halved(match: re.Match[bytes]) -> bytes:
+            return match[1] + str(float(match[2]) / 2).encode()
+
+        return re.sub(rb"(?m)^(dynamo_frontend_output_tokens_total\{.*\} )(\S+)$", halved, content)
+
+
+class RequestsSlower(CorruptingProxy):
+    """A proxy in front of the frontend holds each request for a millisecond longer than the one before."""
+
+    catches = {"M00-20": "times as long"}
+    requests = 0
+
+    async def received(self, request: web.Request) -> bytes:
+        if request.path in COMPLETIONS:
+            self.requests += 1
+            await asyncio.sleep(0.001 * self.requests)
+        return await request.read()
+
+
+class EtcdFilled(Background):
+    """Somebody else writes 20 kB to the same etcd twenty times a second."""
+
+    catches = {"M00-21": "etcd: the bytes that it uses grow"}
+
+    def go_on(self, deployment: ManagedDeployment) -> None:
+        with suppress(EtcdUnavailable), deployment.etcd_client() as etcd:  # until the deployment is taken down
+            written = 0
+            while not self._ended.wait(0.05):
+                etcd.put(f"somebody/else/{written}", b"x" * 20_000)
+                written += 1
+
+
+class EtcdOutOfSpace(Plant):
+    """etcd has a quota of 8 MB, and somebody else has used it up."""
+
+    catches = {"M00-21": "NOSPACE"}
+
+    def planned(self, deployment: ManagedDeployment) -> None:
+        with_argv(deployment.etcd, lambda argv: [*argv, "--quota-backend-bytes", "8000000"])
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        with deployment.etcd_client() as etcd, suppress(EtcdUnavailable):  # "database space exceeded" ends it
+            for number in range(200):
+                etcd.put(f"somebody/else/{number}", b"x" * 1_000_000)
+
+
+class EventsKept(Plant):
+    """Somebody has made a JetStream stream that keeps every event of the deployment."""
+
+    catches = {"M00-22": "JetStream: what it keeps grows"}
+    failures = (11,)
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        with connected(deployment.reach(deployment.settings.nats_url)) as client:
+            client.add_stream("namespace")
+
+
+class LogFills(Background):
+    """Something fills the frontend's log with 6 MB a second."""
+
+    catches = {"M00-22": "frontend: the files that it writes grow"}
+
+    def go_on(self, deployment: ManagedDeployment) -> None:
+        log = Path(deployment.frontends[0].require_process().log_path)
+        while not self._ended.wait(0.05) and log.exists():
+            with log.open("ab") as file:
+                file.write((b"x" * 99 + b"\n") * 3000)
+
+
+class ClockSet(Plant):
+    """Python on a node is shown a clock that is set by 250 ms in mid-run (a fake, no other process sees it)."""
+
+    catches = {"M00-23": "is set by +250"}
+
+    def connected(self, nodes: dict[str, Node]) -> None:
+        node = list(nodes.values())[-1]
+        script = PYTHON_WITH_CLOCK.format(python=node.python, counter=f"{node.workdir}/looks")
+        node.put("python-with-clock", script.encode(), mode=0o755)
+        node.python = f"{node.workdir}/python-with-clock"
