@@ -168,7 +168,7 @@ class EventsKept(Plant):
 
 
 class LogFills(Background):
-    """Something fills the frontend's log with 6 MB a second."""
+    """Something fills the frontend's log with 2 MB a second."""
 
     catches = {"M00-22": "frontend: the files that it writes grow"}
 
@@ -176,7 +176,7 @@ class LogFills(Background):
         log = Path(deployment.frontends[0].require_process().log_path)
         while not self._ended.wait(0.05) and log.exists():
             with log.open("ab") as file:
-                file.write((b"x" * 99 + b"\n") * 3000)
+                file.write((b"x" * 99 + b"\n") * 1000)
 
 
 class ClockSet(Plant):
