@@ -18,7 +18,9 @@ from fixtures.cluster.inventory.model import Inventory, NodeSpec
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.clock import read_wall_clock
 from fixtures.cluster.probes.probe import interface_of, links
+from fixtures.cluster.probes.traffic import measured
 from fixtures.run import Run
+from tests_by_module.module_00_architecture.link_traffic import judge, judged, ports_of
 from tests_by_module.module_00_architecture.reachability import unreached
 
 pytestmark = pytest.mark.needs("multi_node")
@@ -191,3 +193,20 @@ def test_data_links_have_one_mtu(inventory: Inventory, links_of: dict[str, dict[
         raise CouldNotLook(f"{len(mtus)} nodes have their data address on an interface: nothing to compare")
     told = ", ".join(f"{mtu} on {name}" for name, mtu in mtus.items())
     assert len(set(mtus.values())) == 1, f"the MTU of the data links differs: {told}"
+
+
+@check(
+    "M00-17",
+    judged="9 times 8 MiB over TCP each way between each two nodes' data addresses, in turn: against the way back, the "
+    "other links and what the ports say; round trips; bytes that TCP sends again",
+    evidence="measurements, table of links",
+    by_hand="on one node: iperf3 -s; on another: iperf3 -c ADDRESS; iperf3 -R -c ADDRESS; ping -M do -s 1472 ADDRESS",
+    causes=[27, 68],
+)
+def test_links_carry_data_alike_in_both_directions(
+    nodes: dict[str, Node], links_of: dict[str, dict[str, Any]], measure: Measure, evidence: Evidence
+):
+    """Each link carries data as fast as its way back, the other links and its ports say, and loses nothing."""
+    there = list(nodes.values())
+    ways, within = measured(there)
+    judge(ways, judged(ways, within, ports_of(there, links_of)), measure, evidence)
