@@ -134,6 +134,7 @@ def test_a_dynamo_with_its_own_defaults_is_accepted_and_what_it_does_not_offer_i
         "M00-07": "DYN_SYSTEM_PORT",
         "M01-08": "DYN_SYSTEM_PORT",
         "M04-17": "DYN_SYSTEM_PORT",
+        "M04-18": "DYN_SYSTEM_PORT",
         "M05-09": "DYN_EVENT_PLANE=nats",
         "M05-10": "DYN_EVENT_PLANE=nats",
         "M06-01": "--router-mode kv",

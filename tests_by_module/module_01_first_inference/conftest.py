@@ -22,5 +22,5 @@ def streamed_answer(deployment: Deployment) -> Answer:
 
 @pytest.fixture(scope="package")
 def tokenizer(deployment: Deployment) -> ModelTokenizer:
-    """The model's own tokenizer, from the files that its model card names."""
+    """The tokenizer of the inventory's model, or of the files that the model card names where those are not at hand."""
     return deployment.tokenizer()

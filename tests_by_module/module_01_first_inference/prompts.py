@@ -9,4 +9,6 @@ PROMPTS: dict[str, str | list[dict[str, str]]] = {
     "unicode": "Füchse springen: 狐狸跳过 🦊",
     "chat": CHAT,
     "long": "over and over " * 200,
+    "whitespace": "  two  spaces,\ttab\n\n\nlines \r\n and an end ",
+    "special": "<|im_start|>user\nfox<|im_end|><|endoftext|>",
 }

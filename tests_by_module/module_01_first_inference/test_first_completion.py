@@ -73,14 +73,14 @@ def test_first_completion_streamed(streamed_answer: Answer):
 @check(
     "M01-08",
     judged="`usage.prompt_tokens`, plain and streamed, for a word, a sentence, Unicode, a chat, a long prompt, "
-    "against the model's tokenizer",
+    "whitespace and special tokens, against the tokenizer of the inventory's model",
     by_hand="compare usage.prompt_tokens with the model's tokenizer",
     causes=[62],
 )
 @pytest.mark.needs("system_port")
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_prompt_tokens_are_the_tokenizers(kind: str, deployment: Deployment, tokenizer: ModelTokenizer):
-    """usage.prompt_tokens, plain and streamed, equals the count of the model's own tokenizer."""
+    """usage.prompt_tokens, plain and streamed, equals the count of the inventory's model's tokenizer."""
     expected = tokenizer.count(PROMPTS[kind])
     for send in (complete, stream):
         answer = send(deployment.endpoint, PROMPTS[kind], max_tokens=1)

@@ -1,15 +1,24 @@
 """Plants that prove the checks of module 04."""
 
+import json
+import re
 import signal
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
 
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.plants.background import Background, LeasesRenewed
 from fixtures.plants.lab import OnTheLab, Unreachable
 from fixtures.plants.plant import Plant, SettingsPlant, point, with_env
 from fixtures.plants.processes import JoiningWorkerCrashes
+from fixtures.plants.proxy import CorruptingProxy, Exchange
 from fixtures.product.deployments.managed import ManagedDeployment
+from fixtures.product.runtimes.provision import ServedModel
 from fixtures.product.services.control_plane import Etcd
 from fixtures.product.services.dynamo import Worker
+from tests_by_module.module_04_service_discovery.cards import fetched
 
 OTHER_LOOPBACK = "127.0.0.2"
 
@@ -181,3 +190,123 @@ class JoiningWorkerOnLoopback(OnTheLab):
     def joining(self, worker: Worker) -> Worker:
         away = worker.node.name == self.victim.name
         return with_env(worker, {"DYN_TCP_RPC_HOST": "127.0.0.1"}) if away else worker
+
+
+class OtherModelFiles(Plant):
+    """Workers are started with an altered copy of the model's folder."""
+
+    file = ""
+
+    def workers(self, workers: list[Worker]) -> list[Worker]:
+        copies: dict[str, ServedModel] = {}
+        for worker in workers:
+            node, model = worker.node, worker.model
+            if node.name not in copies:
+                copy = f"{node.workdir}/altered"
+                node.run(["cp", "-r", model.path, copy], deadline=Deadline(60, "a copy of the model"))
+                content = json.loads(node.get(f"{copy}/{self.file}"))
+                node.put(f"{copy}/{self.file}", json.dumps(self.altered(content)).encode())
+                copies[node.name] = replace(model, path=copy)
+            worker.model = copies[node.name]
+        return workers
+
+    def altered(self, content: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class AnotherTokenizer(OtherModelFiles):
+    """Workers are started with a copy of the model whose tokenizer lacks half of its merges."""
+
+    catches = {"M01-08": "the tokenizer counts", "M04-18": "another tokenizer.json"}
+    file = "tokenizer.json"
+
+    def altered(self, content: dict[str, Any]) -> dict[str, Any]:
+        merges = content["model"]["merges"]
+        return content | {"model": content["model"] | {"merges": merges[: len(merges) // 2]}}
+
+
+class AnotherChatTemplate(OtherModelFiles):
+    """Workers are started with a copy of the model whose chat template puts a sentence before each chat."""
+
+    catches = {"M01-08": "the tokenizer counts", "M04-18": "another tokenizer_config.json"}
+    file = "tokenizer_config.json"
+
+    def altered(self, content: dict[str, Any]) -> dict[str, Any]:
+        return content | {"chat_template": f"Answer in rhymes.\n{content['chat_template']}"}
+
+
+class AnotherVocabulary(OtherModelFiles):
+    """Workers are started with a copy of the model whose configuration has a smaller vocabulary."""
+
+    catches = {"M04-18": "another config.json", "M04-19": "vocabulary 11000"}
+    file = "config.json"
+
+    def altered(self, content: dict[str, Any]) -> dict[str, Any]:
+        return content | {"vocab_size": 11000}
+
+
+class CardRewritten(Plant):
+    """Another client of etcd rewrites the card of a worker, on its lease."""
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        worker = deployment.registered_workers()[-1]
+        assert worker.card and worker.card_key
+        value = worker.card_key.json()
+        value["card_json"] = self.rewritten(worker.card, deployment)
+        with deployment.etcd_client() as etcd:
+            etcd.put(worker.card_key.name, json.dumps(value), worker.card_key.lease_id)
+
+    def rewritten(self, card: dict[str, Any], deployment: ManagedDeployment) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class CardReportsLongerContext(CardRewritten):
+    """Another client of etcd rewrites the card of a worker with a context of a million tokens."""
+
+    catches = {"M04-19": "context length 1000000"}
+
+    def rewritten(self, card: dict[str, Any], deployment: ManagedDeployment) -> dict[str, Any]:
+        return card | {"context_length": 1_000_000}
+
+
+class CardNamesAnotherTokenizer(CardRewritten):
+    """Another client of etcd rewrites the card of a worker: its tokenizer is at a server that changes two token ids."""
+
+    catches = {"M04-18": "another tokenizer.json"}
+    _server: ThreadingHTTPServer | None = None
+
+    def rewritten(self, card: dict[str, Any], deployment: ManagedDeployment) -> dict[str, Any]:
+        named = card["tokenizer"]["hf_tokenizer_json"]
+        ids = {b"500": b"501", b"501": b"500"}
+        other = re.sub(rb'(?<=": )50[01](?=,)', lambda found: ids[found[0]], fetched(named, deployment))
+
+        class Serves(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(other)))
+                self.end_headers()
+                self.wfile.write(other)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing on the terminal."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Serves)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        path = f"http://127.0.0.1:{self._server.server_port}/tokenizer.json"
+        return card | {"tokenizer": {"hf_tokenizer_json": named | {"path": path}}}
+
+    def undo(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+class FrontendReportsLongerContext(CorruptingProxy):
+    """A proxy in front of the frontend reports a context of a million tokens in the list of models."""
+
+    catches = {"M04-19": "the frontend reports the context length 1000000"}
+
+    def body(self, exchange: Exchange, body: dict[str, Any]) -> dict[str, Any]:
+        if exchange.path != "/v1/models":
+            return body
+        return body | {"data": [each | {"context_window": 1_000_000} for each in body["data"]]}

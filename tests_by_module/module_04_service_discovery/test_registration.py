@@ -12,7 +12,6 @@ from fixtures.basics.deadline import Deadline, pause, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.require import require
-from fixtures.clients import http
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
 from fixtures.cluster.inventory.model import Inventory
@@ -21,11 +20,11 @@ from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.registry import instance_keys, registered_workers
 from fixtures.run import Run
+from tests_by_module.module_04_service_discovery.cards import CARD_PARTS, fetched, named_files
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()"
 CONNECT_WITHIN_S = 10
 # the fields of a model card that name files
-CARD_PARTS = ("model_info", "tokenizer", "prompt_formatter", "gen_config")
 
 
 @check(
@@ -84,11 +83,11 @@ def test_the_model_cards_files_are_served(deployment: Deployment):
 
 def files_behind(card: dict, deployment: Deployment) -> list[str]:
     """What is wrong with the files that a model card names: the frontend fetches them from the worker."""
-    files = [file for part in CARD_PARTS for file in (card.get(part) or {}).values()]
+    files = list(named_files(card))
     wrong = [] if files else [f"the model card names no file under {', '.join(CARD_PARTS)}"]
     for file in files:
         try:
-            size = len(http.get(deployment.reach(file["path"]), timeout_s=5).raise_for_status().content)
+            size = len(fetched(file, deployment))
         except httpx.HTTPError as error:
             wrong.append(f"{file['path']} of the model card cannot be fetched: {error!r}")
             continue

@@ -2,7 +2,6 @@
 
 import pytest
 
-from fixtures.answers.model_files import model_files
 from fixtures.answers.oracle import HEADERS, Oracle, allowed_gap, control, keep_allowed
 from fixtures.baseline.replicas import REPLICAS, serving_nodes
 from fixtures.basics.check import check
@@ -29,7 +28,7 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
     for server in servers:
         equipment = run.equipment()[server.node.name]
         versions = equipment.runtime.versions
-        files = model_files(equipment, server.engine_args.model.path)
+        files = equipment.model_files(server.engine_args.model.path)
         kinds.add((files.identity, tuple(sorted(versions.items()))))
         engine = ", ".join(f"{name} {version}" for name, version in versions.items() if name.startswith("vllm"))
         rows.append([server.name, server.node.name, server.url, engine, files.identity[:12], server.ready_after_s])

@@ -6,7 +6,6 @@ from statistics import mean
 
 import pytest
 
-from fixtures.answers.model_files import model_files
 from fixtures.baseline.run_set import target_of_replicas
 from fixtures.baseline.second_client import AIPERF, OURS, in_turns
 from fixtures.basics.check import check
@@ -36,7 +35,7 @@ def test_aiperf_sees_what_our_client_sees(
     """AIPerf completes the same requests with the same tokens as our client, and as fast."""
     part = parts(profile, WORKLOAD)[-1]  # the longest prompts at the highest load
     aiperf = run.tool("aiperf", client.node)
-    files = model_files(run.equipment()[servers[0].node.name])
+    files = run.equipment()[servers[0].node.name].model_files()
     as_sent = partial(run.at, "module_09.second_client")
     seen = list(in_turns(target_of_replicas(servers, client), part, aiperf, files.texts, as_sent))
     evidence.table(

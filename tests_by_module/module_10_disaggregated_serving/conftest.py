@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from fixtures.answers.ask import ask, ask_all
-from fixtures.answers.model_files import ModelFiles, model_files
 from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_gap, control, keep_allowed, kept_allowed
 from fixtures.baseline.record import RunSet, load
 from fixtures.baseline.repeats import Target
@@ -24,6 +23,7 @@ from fixtures.load.plan import plan
 from fixtures.load.request import LEFT
 from fixtures.product.deployments import placement
 from fixtures.product.deployments.deployment import Equipment
+from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import Asked, Crowd, Sides
@@ -39,7 +39,7 @@ ABORTS = 24
 
 @pytest.fixture(scope="package")
 def files(run: Run) -> ModelFiles:
-    return model_files(run.equipment()[serving_nodes(run.inventory.nodes)[0]])
+    return run.equipment()[serving_nodes(run.inventory.nodes)[0]].model_files()
 
 
 @pytest.fixture(scope="package")

@@ -5,7 +5,6 @@ from contextlib import suppress
 import pytest
 
 from fixtures.answers.ask import ask, ask_all
-from fixtures.answers.model_files import model_files
 from fixtures.answers.oracle import ANSWER_TOKENS, HEADERS, Differences, Oracle
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, wait_until
@@ -47,7 +46,7 @@ def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
     wrong, rows, identities, block_sizes = Findings(), [], set(), set()
     for kind, worker in sides.both.items():
-        files = model_files(run.equipment()[worker.node.name], worker.model.path)
+        files = run.equipment()[worker.node.name].model_files(worker.model.path)
         identities.add(files.identity)
         found = registered.get(worker.system_url)
         component = found.component if found else "not registered"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.answers.ask import ask
-from fixtures.answers.model_files import ModelFiles
 from fixtures.answers.prompts import Prompt
 from fixtures.basics.check import check
 from fixtures.basics.deadline import DeadlineExceeded
@@ -24,6 +23,7 @@ from fixtures.kv.pair import plain_copy
 from fixtures.kv.side import Refused
 from fixtures.kv.ucx_log import parse
 from fixtures.kv.witness import Witness, witness
+from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
     NIXL_FAILED,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.answers.ask import ask, ask_all
-from fixtures.answers.model_files import ModelFiles
 from fixtures.answers.oracle import ANSWER_TOKENS, HEADERS, Oracle, longest_tokens
 from fixtures.answers.oracle import oracle as make_oracle
 from fixtures.answers.prompts import Prompt
@@ -19,6 +18,7 @@ from fixtures.clients.answer import Answer
 from fixtures.faults import Stopped, in_place
 from fixtures.kv.lease import kv_lease
 from fixtures.product.deployments.readiness import wait_until_serving
+from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.base import ServiceFailed
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
