@@ -107,7 +107,9 @@ def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence
     ]
     evidence.table("GPUs", ["node", "GPU", "driver", "CUDA", "memory MiB"], rows)
     measure("gpu_count_per_node_min", min(len(f["gpu"]["found"]) for f in found.values()), n=len(found))
+    assert rows, "no node with workers shows a GPU: nothing to compare"
     kinds = {tuple(row[1:4]) for row in rows}
-    told = [f"{gpu}, driver {driver}, CUDA {cuda} on {node}" for node, gpu, driver, cuda, _ in rows]
-    assert len(kinds) == 1, f"one kind of GPU, driver and CUDA is expected, {len(kinds)} are found: {'; '.join(told)}"
+    if len(kinds) > 1:
+        seen = Findings(f"{node} has {gpu}, driver {driver}, CUDA {cuda}" for node, gpu, driver, cuda, _ in rows)
+        seen.judge(f"expected one kind of GPU, driver and CUDA, got {len(kinds)}")
     measure.judge()

@@ -8,6 +8,7 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.basics.require import require
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.load.plan import ordinary_prompt
@@ -34,19 +35,17 @@ def advertise(deployment: ManagedDeployment, budget: TokenBudget) -> None:
     wait_until_serving(deployment, Deadline(SERVES_WITHIN_S, "the frontend to serve with the new cards"))
 
 
-def refusal(errors: ExpectedErrors, wrong: list[str]) -> str:
-    """What is expected of requests that are too long, and the `wrong` ones, in words."""
-    return f"expected is HTTP {errors.token_budget.status} with {errors.token_budget.says!r}; {'; '.join(wrong)}"
-
-
-def not_refused(answers: dict[str, Answer], errors: ExpectedErrors) -> list[str]:
-    """Of requests that are too long, those that did not get the status and the words of this version's table."""
+def judge_refused(answers: dict[str, Answer], errors: ExpectedErrors, about: str) -> None:
+    """Raise FoundWrong where requests that are too long, by name, did not get the status and the words of the table."""
     budget = errors.token_budget
-    return [
+    findings = Findings(
         f"{name}: {answer.describe()}"
         for name, answer in answers.items()
         if answer.status != budget.status or budget.says not in json.dumps(answer.body)
-    ]
+    )
+    findings.judge(
+        f"{about}: expected HTTP {budget.status} with {budget.says!r}, {len(findings)} of {len(answers)} got another"
+    )
 
 
 @check(
@@ -80,8 +79,7 @@ def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: Expected
     evidence.table("too long", ["request", "status", "answer"], rows)
     for answer in fits:
         assert answer.ok, f"a request of {limit} tokens, the whole budget, is not served: {answer.describe()}"
-    wrong = not_refused(too_long, errors)
-    assert not wrong, f"{len(wrong)} of {len(too_long)} requests beyond {limit} tokens: {refusal(errors, wrong)}"
+    judge_refused(too_long, errors, f"requests beyond {limit} tokens")
     assert good.ok, f"a good request after those that were too long fails: {good.describe()}"
 
 
@@ -97,5 +95,4 @@ def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: Inferen
     if not lengths or not all(lengths):
         raise CouldNotLook(f"the model cards have the context lengths {lengths}: there is no one length to exceed")
     too_long = {send.__name__: send(endpoint, ordinary_prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
-    wrong = not_refused(too_long, errors)
-    assert not wrong, f"the context has {max(lengths)} tokens, one more was sent: {refusal(errors, wrong)}"
+    judge_refused(too_long, errors, f"the context has {max(lengths)} tokens, one more was sent")

@@ -98,8 +98,8 @@ def test_nothing_of_dynamo_is_kept_in_jetstream(deployment: Deployment, publishe
     ])  # fmt: skip
     names = {namespace.lower(), namespace.lower().replace("_", "-")}
     mine = [each for each in streams if any(n in f"{each.config.name} {each.config.subjects}".lower() for n in names)]
-    told = [f"{each.config.name} ({each.state.messages} messages, {each.state.bytes} bytes)" for each in mine]
-    assert not mine, f"a stream of this deployment is in JetStream, and this version consumes none: {'; '.join(told)}"
+    kept = Findings(f"{each.config.name} ({each.state.messages} messages, {each.state.bytes} bytes)" for each in mine)
+    kept.judge("this deployment has a stream in JetStream, and this version consumes none")
 
 
 @check(

@@ -9,6 +9,7 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Threads
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
 from fixtures.load.traces import Tokens, Traces
@@ -135,5 +136,6 @@ def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence: Ev
         hashes[event.worker_id] = hashes.get(event.worker_id, ()) + event.blocks
     evidence.table("block hashes", ["worker", "hashes"], [[f"{w:x}", [f"{b:x}" for b in h]] for w, h in hashes.items()])
     assert len(hashes) > 1, f"{len(hashes)} workers published what they stored: nothing to compare"
-    told = "; ".join(f"{worker:x}: {', '.join(f'{b:x}' for b in blocks)}" for worker, blocks in hashes.items())
-    assert len(set(hashes.values())) == 1, f"workers publish different block hashes for the same prompt: {told}"
+    if len(set(hashes.values())) > 1:
+        published = (f"{worker:x}: {', '.join(f'{b:x}' for b in blocks)}" for worker, blocks in hashes.items())
+        Findings(published).judge("workers publish different block hashes for the same prompt")

@@ -7,6 +7,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.measurement import Measurement
 from fixtures.cluster.inventory.model import Inventory
@@ -36,10 +37,10 @@ def told(judged: dict[str, Judged], evidence: Evidence) -> None:
     evidence.note("Against what lies between", "\n".join(f"{name}: {each.sentence}" for name, each in judged.items()))
 
 
-def slow(judged: dict[str, Judged], measured: list[Measurement]) -> str:
-    """Sentences of those that are out of bounds."""
+def slow(judged: dict[str, Judged], measured: list[Measurement]) -> Findings:
+    """Finds those that are out of bounds."""
     bad = (name for name, each in zip(judged, measured, strict=True) if each.judgement == "fail")
-    return "; ".join(f"{name}: {judged[name].sentence}" for name in bad)
+    return Findings(f"{name}: {judged[name].sentence}" for name in bad)
 
 
 @check(
@@ -67,7 +68,7 @@ def test_transfers_on_one_node_are_not_far_below_a_plain_copy(
         measure("write_time_over_allowed", judged["WRITE"].time_over_allowed),
         measure("read_time_over_allowed", judged["READ"].time_over_allowed),
     ]
-    assert not (bad := slow(judged, over)), bad
+    slow(judged, over).judge()
     measure.judge()
 
 
@@ -101,7 +102,7 @@ def test_transfers_between_nodes_are_not_far_below_their_link(
         measure("read_time_over_allowed", judged["READ"].time_over_allowed),
         measure("plain_tcp_time_over_allowed", as_plain.time_over_allowed),
     ]
-    assert not (bad := slow(judged, over_allowed)), bad
+    slow(judged, over_allowed).judge()
     measure.judge()
 
 
@@ -152,7 +153,7 @@ def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
     told(judged, evidence)
     slowest = max(judged, key=lambda name: judged[name].time_over_allowed)
     measured = measure("slowest_device_time_over_allowed", judged[slowest].time_over_allowed, n=len(judged))
-    assert not (bad := slow({slowest: judged[slowest]}, [measured])), bad
+    slow({slowest: judged[slowest]}, [measured]).judge()
     measure.judge()
 
 
