@@ -47,7 +47,7 @@ def test_every_declared_node_answers(run: Run, evidence: Evidence):
         ],
     )
     declared = {spec.name for spec in run.inventory.nodes}
-    assert set(found) == declared, f"the nodes {sorted(found)} answer, declared are {sorted(declared)}"
+    assert set(found) == declared, f"expected the nodes {sorted(declared)} to answer, got {sorted(found)}"
 
 
 @check(
@@ -186,13 +186,11 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
     unknown = [c.id for c in picture.components if c.found and not c.version]
     if unknown:
         raise CouldNotLook(
-            f"no version is found of {', '.join(unknown)}: a process shows it where dynamo is an installed package, "
-            "to the user that runs it and to root; a server when it is asked"
+            f"cannot read the version of {', '.join(unknown)}: a process shows it only where dynamo is an installed "
+            "package, and only to its own user and to root; a server reports it on request"
         )
     wrong = [
-        f"{c.id} on {c.node} runs ai-dynamo {c.version}, declared is {declared}"
-        for c in dynamo
-        if c.version != declared
+        f"{c.id} on {c.node}: expected ai-dynamo {declared}, got {c.version}" for c in dynamo if c.version != declared
     ]
     Findings(wrong).judge()
 
@@ -239,9 +237,9 @@ def test_served_model_is_the_declared_one(deployment: Deployment, request_path: 
     """The frontend lists the declared model, others only where it is shared, and answers under its name."""
     declared = deployment.settings.model_name
     listed = listed_models(deployment.endpoint)
-    assert deployment.is_listed(listed), f"the frontend lists the models {listed}, declared is {declared}"
+    assert deployment.is_listed(listed), f"the frontend lists the models {listed}, expected {declared}"
     named = {answer.body.get("model") for answer in request_path.answers}
-    assert named == {declared}, f"answers name the model {named}, asked for was {declared}"
+    assert named == {declared}, f"answers name the model {named}, expected {declared}"
 
 
 @check(

@@ -38,7 +38,8 @@ def test_requests_pass_every_hop_once(
     )
     require_all_served(path.answers)
     assert sum(path.served_by.values()) == passed, (
-        f"{path.sent} answers name {sum(path.served_by.values())} workers, expected are {passed}: {path.served_by}"
+        f"expected {passed} workers to be named by {path.sent} answers, got {sum(path.served_by.values())}: "
+        f"{path.served_by}"
     )
     expected = {"frontend": path.sent, "router": passed, **{f"worker {w:x}": n for w, n in path.served_by.items()}}
     counted = {

@@ -63,9 +63,7 @@ def test_first_completion_streamed(streamed_answer: Answer):
     assert answer.done, f"the stream ended without [DONE] after {len(answer.chunks)} chunks"
     assert answer.error is None, f"an error came inside the stream: {answer.error}"
     with_text = [chunk for chunk in answer.chunks if any(choice.get("text") for choice in chunk.get("choices", []))]
-    assert len(with_text) > 1, (
-        f"{MAX_TOKENS} tokens were asked for, {len(with_text)} chunks have text, expected are more than one"
-    )
+    assert len(with_text) > 1, f"of {MAX_TOKENS} tokens {len(with_text)} chunks have text, expected more than one"
     assert answer.finish_reasons == ["length"], f"finish reasons {answer.finish_reasons}, expected one: length"
     assert answer.chunks[-1].get("usage"), "the last chunk before [DONE] carries no usage, which was asked for"
 

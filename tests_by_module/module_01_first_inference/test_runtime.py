@@ -42,9 +42,7 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
             found = equipment.runtime.versions.get(package)
             rows.append([name, package, pinned, found or "absent"])
             if found != pinned:
-                wrong.add(
-                    f"{name} has {package} {found or 'not at all'} in {equipment.runtime.path}, pinned is {pinned}"
-                )
+                wrong.add(f"{name}: expected {package} {pinned} in {equipment.runtime.path}, got {found or 'none'}")
     evidence.table("packages", ["node", "package", "pinned", "installed"], rows)
     assert rows, "the inventory pins no package: nothing to compare"
     wrong.judge()

@@ -111,5 +111,5 @@ def test_openai_sdk_streams(sdk: openai.OpenAI, endpoint: InferenceEndpoint):
     assert any(choice.text for chunk in plain for choice in chunk.choices), "completion: no text came in the stream"
     ends = [event.type for event in events]
     assert "response.output_text.delta" in ends and ends[-1] in ("response.completed", "response.incomplete"), (
-        f"response: the stream's events are {ends}; expected are text and, at the end, completed or incomplete"
+        f"response: expected text and, last, completed or incomplete; the stream's events are {ends}"
     )

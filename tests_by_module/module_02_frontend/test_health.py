@@ -79,5 +79,5 @@ def test_model_without_workers_is_not_offered(run: Run, measure: Measure, eviden
     measure("health_says_200_without_a_worker", float(health.status_code == 200))
     assert listed_before == [endpoint.model], f"listed before: {listed_before}"
     assert ready.status_code != 200 or ready.json()["ready"] is False, f"ready without a worker: {ready.text}"
-    assert answer.status in (404, 503), f"without a worker 404 or 503 is expected, a request got {answer.describe()}"
+    assert answer.status in (404, 503), f"without a worker: expected status 404 or 503, got {answer.describe()}"
     measure.judge()

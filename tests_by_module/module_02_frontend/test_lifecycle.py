@@ -100,8 +100,8 @@ def test_shutdown_drains_a_running_stream(drained: Drained, measure: Measure):
     assert tokens == TOKENS, f"the running stream ended after {tokens} of {TOKENS} tokens"
     assert not drained.new.ok, f"{REFUSES_WITHIN_S} s after SIGTERM the frontend still serves new requests"
     assert drained.exit_status == 0, (
-        f"{drained.ended_after_s:.1f} s after SIGTERM the frontend ended with {drained.exit_status}, expected is 0 "
-        f"within {DRAINS_WITHIN_S} s, after which it is killed"
+        f"expected exit status 0 of the frontend within {DRAINS_WITHIN_S} s of SIGTERM, after which it is killed; got "
+        f"{drained.exit_status} after {drained.ended_after_s:.1f} s"
     )
     measure.judge()
 

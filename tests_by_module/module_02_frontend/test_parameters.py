@@ -71,7 +71,7 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
     )
     assert COMMON not in answer.text, f"the text {answer.text!r} holds the stop sequence {COMMON!r}"
     used = answer.counted("completion_tokens")
-    assert used < MANY_TOKENS, f"{used} tokens were generated, expected are fewer than {MANY_TOKENS}"
+    assert used < MANY_TOKENS, f"expected fewer than {MANY_TOKENS} generated tokens, got {used}"
 
 
 @check(
@@ -92,7 +92,7 @@ def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEnd
     assert answer.ok, answer.describe()
     choices = answer.body["choices"]
     ends = [choice["finish_reason"] for choice in choices]
-    assert ends == ["stop"] * STOPPED, f"{STOPPED} prompts were sent, expected is stop for each: {ends}"
+    assert ends == ["stop"] * STOPPED, f"{STOPPED} prompts were sent, expected stop for each, got {ends}"
     kept = [choice["text"] for choice in choices if any(vowel in choice["text"] for vowel in VOWELS)]
     assert not kept, f"{len(kept)} of {STOPPED} texts hold a stop sequence: {kept[:5]}"
 
@@ -140,7 +140,7 @@ def test_seed_decides_the_text(endpoint: InferenceEndpoint):
     first, again, *others = [answer.text for answer in sent]
     assert first == again, f"seed 1 gave {first!r} and then {again!r}"
     assert any(other != first for other in others), (
-        f"at temperature 1 the seeds 1, 2, 3 and 4 all give {first!r}, expected is another text for one of them"
+        f"at temperature 1 the seeds 1, 2, 3 and 4 all give {first!r}, expected another text for one of them"
     )
 
 
@@ -199,7 +199,7 @@ def test_logprobs_are_given(endpoint: InferenceEndpoint):
     for token in tokens:
         values = [each["logprob"] for each in token["top_logprobs"]]
         assert token["logprob"] <= 0 and len(values) == 3 and values == sorted(values, reverse=True), (
-            f"a logprob of at most 0 and three alternatives, best first, are expected: {token}"
+            f"expected a logprob of at most 0 and three alternatives, best first, got {token}"
         )
 
 
@@ -243,7 +243,7 @@ def test_required_tool_is_called(streamed: bool, endpoint: InferenceEndpoint):
     assert calls, f"the tool was not called; the text is {answer.text!r}"
     for pieces in calls.values():
         names = [piece["name"] for piece in pieces if piece.get("name")]
-        assert names == ["weather"], f"the tool weather was offered, and called was {names}"
+        assert names == ["weather"], f"expected a call of the tool weather, got {names}"
         arguments = "".join(piece.get("arguments") or "" for piece in pieces)
         assert "city" in json.loads(arguments), f"the arguments {arguments!r} name no city"
     assert answer.finish_reasons == ["tool_calls"], f"finish reasons {answer.finish_reasons}, expected one: tool_calls"

@@ -37,7 +37,7 @@ def test_stream_is_framed_as_server_sent_events(
     answer = http.post(PATHS[kind], json=body)
     evidence.text(f"{kind} stream", answer.text)
     content_type = answer.headers["content-type"]
-    assert content_type.startswith("text/event-stream"), f"text/event-stream is expected, not {content_type}"
+    assert content_type.startswith("text/event-stream"), f"expected text/event-stream, got {content_type}"
     assert answer.text.endswith("\n\n"), f"the last event is not ended by an empty line: {tail(answer.text, 40)!r}"
     events = answer.text.removesuffix("\n\n").split("\n\n")
     odd = [event for event in events if not event.startswith("data: ") or "\n" in event]
@@ -48,7 +48,7 @@ def test_stream_is_framed_as_server_sent_events(
     chunks = [json.loads(each) for each in data[:-1]]
     assert len({chunk["id"] for chunk in chunks}) == 1, f"ids differ: {sorted({chunk['id'] for chunk in chunks})}"
     objects = {chunk["object"] for chunk in chunks}
-    assert objects == {OBJECTS[kind]}, f"chunks are {sorted(objects)}, expected is {OBJECTS[kind]}"
+    assert objects == {OBJECTS[kind]}, f"chunks are {sorted(objects)}, expected {OBJECTS[kind]}"
 
 
 @check(

@@ -60,7 +60,7 @@ def test_streams_are_as_asked(columns: list[Column]):
             with_text = len({at for at, chunk in enumerate(answer.chunks) if _has_text(chunk)})
             assert with_text > 1, (
                 f"{column.name}, {contract().max_tokens} tokens of {name}: {with_text} of {pieces} chunks have text, "
-                "expected are more than one"
+                "expected more than one"
             )
 
 

@@ -63,7 +63,7 @@ def test_worker_leaves_at_once_on_sigterm(departure_by_sigterm: tuple[Departure,
     departure, exit_status = departure_by_sigterm
     measure("key_gone_after_sigterm_s", departure.key_gone_s)
     measure.judge()
-    assert exit_status == 0, f"the worker ended with {exit_status} after SIGTERM, expected is 0"
+    assert exit_status == 0, f"expected exit status 0 of the worker after SIGTERM, got {exit_status}"
 
 
 @check(

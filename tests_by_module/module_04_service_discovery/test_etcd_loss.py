@@ -151,7 +151,7 @@ def test_etcd_away_for_longer_than_the_lease(run: Run, measure: Measure, evidenc
         try:
             wait_until(look, away, every_s=0.2)
         except DeadlineExceeded as error:
-            raise AssertionError(f"{error}; expected is that all {len(processes)} end") from None
+            raise AssertionError(f"expected all {len(processes)} processes to end: {error}") from None
         evidence.table("ended after the loss of etcd", ["process", "s"], ended.items())
         measure("answered_without_etcd_s", answered_for_s)
         measure("last_process_ended_s", max(ended.values()))

@@ -62,7 +62,7 @@ def test_workers_register_in_the_layout_of_their_version(deployment: Deployment,
             if key.lease_id != worker.instance_id
         )
         if worker.model_name != declared_model:
-            wrong.add(f"{worker.hex_id} serves the model {worker.model_name}, declared is {declared_model}")
+            wrong.add(f"{worker.hex_id} serves the model {worker.model_name}, expected {declared_model}")
     wrong.judge()
 
 
@@ -132,7 +132,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
     if isinstance(deployment, ManagedDeployment):
         ttl = deployment.settings.lease_ttl_s
         wrong += [
-            f"the lease of {name} was granted for {lease.granted_ttl_s} s, set is {ttl} s"
+            f"the lease of {name} was granted for {lease.granted_ttl_s} s, expected {ttl} s"
             for name, lease in first.items()
             if lease.remaining_ttl_s > 0 and lease.granted_ttl_s != ttl
         ]
@@ -165,7 +165,7 @@ def test_namespaces_do_not_mix(run: Run, managed: ManagedDeployment, etcd: Etcd)
             sees_within.pause(0.1)
         answer = complete(replace(frontend, model=foreign["model_name"]), "hello", max_tokens=1)
     assert listed == [managed.settings.model_name], (
-        f"the frontend of namespace {managed.settings.namespace} lists {listed}, expected is its own model alone; "
+        f"the frontend of namespace {managed.settings.namespace} lists {listed}, expected only its own model; "
         f"{foreign['model_name']} is served in another namespace"
     )
     assert answer.status == 404, f"asked for another namespace's model, the frontend answers {answer.describe()}"

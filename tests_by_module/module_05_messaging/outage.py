@@ -126,14 +126,14 @@ class Outage:
                 example = next(r for r in self.records if (self.phase(r), r.outcome) == (phase, outcome))
                 found.append(
                     f"{seen[outcome]} of {seen.total()} requests of the phase '{phase}' {outcome}, "
-                    f"expected is {' or '.join(allowed)}: {example.describe()}"
+                    f"expected {' or '.join(allowed)}: {example.describe()}"
                 )
         if table.served_while_away and not self.served_while_away:
             found.append("no request was answered while NATS was away")
         if self.served_while_away and not table.served_while_away:
             found.append(f"{self.served_while_away} requests were answered without NATS: they did not go over NATS")
         if self.events != table.events:
-            found.append(f"KV events of the outage: expected is {table.events}, seen was {self.events}")
+            found.append(f"KV events of the outage: expected {table.events}, got {self.events}")
         return found
 
 

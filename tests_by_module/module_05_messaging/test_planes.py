@@ -48,7 +48,7 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Manag
         expected[subject] = expected.get(subject, 0) + 1
     counts = {subject: seen.count(subject) for subject in expected}
     evidence.table("requests", ["subject", "answered", "messages"], [[s, n, counts[s]] for s, n in expected.items()])
-    assert counts == expected, f"expected on NATS, one message for each answer: {expected}; seen: {counts}"
+    assert counts == expected, f"expected on NATS, one message for each answer: {expected}; got {counts}"
 
 
 @check(

@@ -55,7 +55,7 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
     if len(set(sizes.values())) > 1:
         raise BringUpFailed(
             BLOCK_SIZE_CHECK,
-            f"workers register different block sizes, expected is one: {sizes}",
+            f"workers register different block sizes, expected one: {sizes}",
         )
     size = kv_router.block_size
     prompt = kv_router.tokens(WARM_BLOCKS * size + size // 2)

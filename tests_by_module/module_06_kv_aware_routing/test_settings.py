@@ -124,8 +124,7 @@ def test_router_modes_choose_as_they_say(
         f"no effect of --router-mode {mode} is seen: the router predicts hits, as in mode kv"
     )
     assert holds(chosen, loaded), (
-        f"no effect of --router-mode {mode} is seen: expected is that {told}; {loaded:x} is loaded, seen: "
-        f"{counted(done)}"
+        f"no effect of --router-mode {mode} is seen: expected that {told}; {loaded:x} is loaded, got {counted(done)}"
     )
 
 

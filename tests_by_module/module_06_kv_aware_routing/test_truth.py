@@ -46,7 +46,7 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence: Evi
     assert published["stored"], "no KV event was published while the traces were sent: nothing to compare"
     assert not refused, f"the router could not apply events: {refused}"
     assert applied == dict(published), (
-        f"workers published {dict(published)}, the router applied {applied}: expected are the same numbers"
+        f"expected the router to apply what workers published, {dict(published)}, got {applied}"
     )
 
 
@@ -103,7 +103,7 @@ def test_nothing_in_common_never_hits(name: str, replays: Replays):
     done = replays.by_name[name]
     looked = [each for each in done.routed if each.predicted is not None]
     assert len(looked) == len(done.routed), (
-        f"the router made a prediction for {len(looked)} of {len(done.routed)} prompts, expected is one for each"
+        f"expected a prediction for each of {len(done.routed)} prompts, got {len(looked)}"
     )
     hits = [each.told for each in looked if each.predicted or each.reused]
     assert not hits, f"{len(hits)} prompts with nothing in common hit the cache: {hits[0]}"

@@ -66,7 +66,7 @@ def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence: Ev
         f"the router applied no event of an eviction: {trace.prompt_tokens // size} blocks were sent to a cache of "
         f"{CAPACITY}"
     )
-    assert done.reused == done.expected_tokens, f"expected are {done.expected_tokens}, reused {done.reused} tokens"
+    assert done.reused == done.expected_tokens, f"expected {done.expected_tokens} reused tokens, got {done.reused}"
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def no_loss(loss: Loss) -> None:
     """Nothing was lost, nothing ended, and the same workers are registered as before."""
     require_none_lost(loss.requests)
     assert not loss.ended, f"no process is to end, these ended: {loss.ended}"
-    assert not loss.came, f"{len(loss.came)} workers registered again, expected are the same instance ids as before"
+    assert not loss.came, f"expected the same instance ids as before, got {len(loss.came)} workers registered again"
 
 
 def failed_as_known(run: Run, loss: Loss) -> None:
