@@ -162,9 +162,7 @@ class EtcdStalls(Background):
 
 
 class DefaultLeaseOfAMinute(SettingsPlant):
-    """Where the lease that is Dynamo's default is looked at, it is a minute long, so that a known defect is not
-    there.
-    """
+    """Leases last a minute instead of Dynamo's default, which hides a known defect of the version."""
 
     catches = {"M04-16": "unexpectedly passes"}
     on = ("module_04.default-lease",)

@@ -158,7 +158,7 @@ class StreamTimeoutNotPassedOn(SettingsPlant):
 
 
 class StreamTimeoutByDefault(SettingsPlant):
-    """Frontends have a stream timeout by default, so that a known defect of the version does not show."""
+    """Frontends have a stream timeout by default, which hides a known defect of the version."""
 
     catches = {"M08-36": "unexpectedly passes", "M08-40": "unexpectedly passes"}
     nightly = True
@@ -168,7 +168,7 @@ class StreamTimeoutByDefault(SettingsPlant):
 
 
 class LeaseOfAMinute(SettingsPlant):
-    """Leases are a minute long, so that nothing ends of an outage, a known defect of the version."""
+    """Leases last a minute, so no process ends during an outage, which hides a known defect of the version."""
 
     catches = {"M08-38": "unexpectedly passes", "M08-46": "unexpectedly passes"}
     nightly = True
