@@ -115,7 +115,7 @@ def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
 
 @check(
     "M02-11",
-    judged="three choices",
+    judged="the indexes of the choices of a chat with n = 3",
     by_hand="curl FRONTEND/v1/chat/completions -d '{…, \"n\": 3}'",
 )
 @pytest.mark.needs("real_engine", role="worker")
@@ -146,7 +146,7 @@ def test_seed_decides_the_text(endpoint: InferenceEndpoint):
 
 @check(
     "M02-13",
-    judged="at temperature 0",
+    judged="text of the same request at temperature 0, streamed and whole",
     by_hand="send the same request at temperature 0 with and without stream",
     causes=[61],
 )

@@ -46,7 +46,7 @@ def test_answers_are_as_asked(columns: list[Column]):
 
 @check(
     "M03-03",
-    judged="the same streamed, and more than one chunk with text",
+    judged="eight tokens with `ignore_eos`, streamed: usage, its sum, finish reason, more than one chunk with text",
     by_hand="curl -N FRONTEND/v1/completions -d '{…, \"stream\": true}'",
     causes=[59, 60, 62],
 )

@@ -90,7 +90,7 @@ def test_mocker_starts_in_time_and_takes_little(columns: list[Column], measure: 
 
 @check(
     "M03-21",
-    judged="the same",
+    judged="seconds to registration and on to the first token, memory (PSS) of its processes, against thresholds",
     evidence="measurements",
     by_hand="time until /health of the worker is 200; smem -P dynamo.vllm",
 )
@@ -103,7 +103,7 @@ def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measu
 
 @check(
     "M03-22",
-    judged="the same, recorded",
+    judged="seconds to registration and on to the first token; memory (PSS) of its processes is recorded",
     evidence="measurements",
     by_hand="time until /health of the worker is 200; smem -P dynamo.sglang",
 )
@@ -116,7 +116,7 @@ def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], mea
 
 @check(
     "M03-23",
-    judged="the same, recorded",
+    judged="seconds to registration and on to the first token; memory (PSS) of its processes is recorded",
     evidence="measurements",
     by_hand="time until /health of the worker is 200; smem -P dynamo.trtllm",
 )

@@ -102,7 +102,8 @@ def default_lease(run: Run) -> Iterator[ManagedDeployment]:
 
 @check(
     "M04-16",
-    judged="as `M04-09` with Dynamo's default lease of 10 s, and etcd started again after 2 s",
+    judged="killed and started 2 s later on its data, with Dynamo's default lease of 10 s: requests go on, no process "
+    "ends, the same registrations until a lease later",
     evidence="answers meanwhile, measurement",
     by_hand="kill -KILL etcd, start it again on its data 2 s later; ps",
     causes=[16, 25],

@@ -70,7 +70,8 @@ def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure: Me
 
 @check(
     "M05-15",
-    judged="the same; running streams complete, nothing new is answered meanwhile, service comes back",
+    judged="SIGKILL of nats-server under 8 concurrent requests: running streams complete, nothing new is answered "
+    "meanwhile, service comes back",
     evidence="measurements, table",
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[23],

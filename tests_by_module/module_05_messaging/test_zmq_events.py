@@ -111,7 +111,7 @@ def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence: Ev
 
 @check(
     "M05-21",
-    judged="as `M05-09` and `M05-10`, off the workers' ZMQ publishers",
+    judged="off the workers' ZMQ publishers: one chain of blocks for each request, no number missing or twice",
     evidence="table by request",
     by_hand="subscribe to the addresses of v1/event_channels with a ZMQ SUB socket",
     causes=[1],
@@ -175,7 +175,7 @@ def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
 
 @check(
     "M05-23",
-    judged="as `M05-14`; KV events reach the router all the time",
+    judged="SIGKILL of nats-server under load: each request against `faults.yaml`; KV events always reach the router",
     evidence="measurement, table",
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[7],

@@ -131,7 +131,7 @@ def test_etcd_lost_for_less_than_the_lease_is_not_noticed(etcd_lost: Loss, measu
 
 @check(
     "M08-46",
-    judged="processes and requests",
+    judged="the data link of etcd's node is down for longer than the lease: no process ends, no request is lost",
     evidence="timeline, exit status",
     by_hand="ip link set PORT down on etcd's node for longer than the lease; ps",
     causes=[16],

@@ -164,7 +164,7 @@ def test_worker_that_was_killed_serves_again(worker_killed: Loss, measure: Measu
 
 @check(
     "M08-32",
-    judged="the same with `--migration-limit 1`: none lost, the longest gap",
+    judged="SIGKILL under load with `--migration-limit 1`: no request is lost; the longest gap of a stream",
     evidence="timeline",
     by_hand="frontend with --migration-limit 1; kill -KILL -- -PGID of a worker",
     causes=[22],
@@ -235,7 +235,7 @@ def test_loss_of_nats_is_not_noticed(run: Run, nats_lost: Loss, measure: Measure
 
 @check(
     "M08-36",
-    judged="requests without an end after 8 s; when the last of its streams ends",
+    judged="partition for longer than the lease: requests without an end after 8 s; when the last of its streams ends",
     evidence="timeline, lost requests",
     by_hand="bridge link set dev PORT isolated on for longer than the lease",
     causes=[23, 29],
@@ -252,7 +252,8 @@ def test_partition_longer_than_the_lease_hangs_nothing(
 
 @check(
     "M08-37",
-    judged="the same with `DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2`: none hangs, each ends in time, all is served again",
+    judged="partition for longer than the lease with `DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2`: no request hangs, each "
+    "ends in time, all is served again",
     evidence="timeline, lost requests",
     by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2",
     causes=[23, 29],
@@ -304,7 +305,7 @@ def test_partitioned_worker_that_is_started_again_serves(long_partition_with_tim
 
 @check(
     "M08-40",
-    judged="as `M08-36`, of a node that loses its power",
+    judged="a node loses its power: requests without an end after 8 s; when the last of its streams ends",
     evidence="timeline, lost requests",
     by_hand="pull the plug of a worker's node under load",
     causes=[23, 29],
@@ -319,7 +320,8 @@ def test_node_without_power_hangs_nothing(run: Run, node_off: Loss, measure: Mea
 
 @check(
     "M08-41",
-    judged="as `M08-37`",
+    judged="a node loses its power with `DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2`: no request hangs, each ends in time, "
+    "all is served again",
     evidence="timeline, lost requests",
     by_hand="the same with DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS=2",
     causes=[23, 29],

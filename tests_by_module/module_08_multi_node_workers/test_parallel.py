@@ -111,7 +111,7 @@ def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Me
 
 @check(
     "M08-21",
-    judged="the same, every layer spread",
+    judged="vLLM with every layer spread over all nodes: the greedy answer is that of a worker on one node",
     evidence="both answers",
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2",
     causes=[74],

@@ -90,7 +90,7 @@ def test_cold_answers_are_the_reference_s(
 
 @check(
     "M10-03",
-    judged="as `M10-02`, the same prompts again; how much of them prefill had cached",
+    judged="12 known prompts again, against transformers within `tolerance.yaml`; how much of them prefill had cached",
     evidence="table of answers",
     by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers",
     causes=[33, 34, 54],
@@ -114,7 +114,8 @@ def test_answers_from_the_cache_are_the_reference_s(
 
 @check(
     "M10-04",
-    judged="as `M10-02`, 12 other prompts, 4 at a time, while 24 clients leave after two chunks",
+    judged="12 other prompts, 4 at a time, while 24 clients leave after two chunks, against transformers within "
+    "`tolerance.yaml`",
     evidence="table of answers",
     by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts next to them",
     causes=[34, 54],

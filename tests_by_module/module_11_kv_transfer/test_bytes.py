@@ -45,7 +45,7 @@ def test_bytes_arrive_whole_between_two_processes(
 
 @check(
     "M11-06",
-    judged="as `M11-03`",
+    judged="READ and WRITE between two nodes, 4 KiB to the inventory's largest, SHA-256 at both ends",
     evidence="table of sizes",
     by_hand="the same with one end on each node",
 )
@@ -93,7 +93,7 @@ def test_nixl_counts_the_bytes_that_it_moved(pair: Pair, sizes: list[int]) -> No
 
 @check(
     "M11-16",
-    judged="as `M11-03` with VRAM",
+    judged="READ and WRITE of GPU memory, 4 KiB to the inventory's largest, SHA-256 at both ends",
     evidence="table of sizes",
     by_hand="the same with memory of the kind VRAM",
 )
