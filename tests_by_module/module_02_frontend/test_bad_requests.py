@@ -112,7 +112,7 @@ def _formed(reply: Reply, fields: tuple[str, ...]) -> bool:
     by_hand="ps -o pid,lstart,args before and after",
     causes=[65, 66],
 )
-def test_wrong_requests_harm_nobody(sent: BadRequestsSent):
+def test_wrong_requests_end_no_process_or_registration(sent: BadRequestsSent):
     """After all invalid requests the same processes and registrations are there, and a valid request succeeds."""
     count = sum(len(group) for group in sent.replies.values())
     assert sent.before, "nothing was seen before: nothing to compare"
@@ -148,7 +148,7 @@ def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: Inferenc
     by_hand="send a header with content-length and then nothing; meanwhile ask for something",
 )
 @pytest.mark.needs("managed")
-def test_slow_bodies_hinder_nobody(endpoint: InferenceEndpoint, measure: Measure):
+def test_other_requests_are_served_while_bodies_are_unfinished(endpoint: InferenceEndpoint, measure: Measure):
     """While 16 request bodies stay unfinished, another request is served, and so is one whose body arrives slowly."""
     over = Event()
     body = httpx.Request("POST", endpoint.url, json=good_chat(endpoint.model)).content

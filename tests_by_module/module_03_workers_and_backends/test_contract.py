@@ -111,7 +111,7 @@ def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evide
     shows="an unknown token: status 500",
     reason="What vLLM 0.26 refuses is answered with 500 instead of 400, so clients retry it in vain.",
 )
-def test_what_only_the_engine_can_refuse_is_the_client_s_mistake(columns: list[Column], evidence: Evidence):
+def test_unknown_token_is_refused_with_400(columns: list[Column], evidence: Evidence):
     """An unknown token id is refused with 400, and a valid request is served straight afterwards."""
     refused_as_declared(columns, evidence, by_engine=True)
 

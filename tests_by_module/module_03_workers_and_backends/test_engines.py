@@ -55,7 +55,7 @@ def test_every_declared_engine_serves(columns: list[Column], evidence: Evidence)
 )
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("weights")
-def test_greedy_answers_are_the_reference_s(columns: list[Column], measure: Measure, evidence: Evidence):
+def test_greedy_answers_equal_those_of_transformers(columns: list[Column], measure: Measure, evidence: Evidence):
     """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
     of = {column.name: column.compared for column in columns if column.compared}
     compared = [(name, each) for name, against in of.items() for each in against.all]

@@ -34,7 +34,7 @@ def payloads(count: int) -> list[bytes]:
     by_hand="nats stream add; nats pub; nats stream view",
 )
 @pytest.mark.smoke
-def test_stored_messages_are_replayed_in_order_to_who_comes_later(client: Client):
+def test_later_consumer_receives_all_stored_messages_in_order(client: Client):
     """A consumer that is created later receives all earlier messages of a stream, in order."""
     client.add_stream("replay")
     numbers = [client.store("replay.a", each) for each in payloads(MESSAGES)]

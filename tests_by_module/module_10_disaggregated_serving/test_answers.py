@@ -77,7 +77,7 @@ def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence
     causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights")
-def test_cold_answers_are_the_reference_s(
+def test_answers_from_transferred_kv_are_right(
     cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Answers from transferred KV are right, from one token to the longest prompt and around block boundaries."""
@@ -96,7 +96,7 @@ def test_cold_answers_are_the_reference_s(
     causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights")
-def test_answers_from_the_cache_are_the_reference_s(
+def test_repeated_prompts_get_the_same_answers(
     sides: Sides, cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Repeated prompts, whose blocks both sides hold already, get the same answers."""

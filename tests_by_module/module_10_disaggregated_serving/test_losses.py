@@ -30,7 +30,7 @@ BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
     by_hand="kill -9 -- -PGID of a worker under load; start it again",
 )
 @pytest.mark.parametrize("kind", ["prefill", "decode"])
-def test_a_lost_side_hangs_nobody_and_comes_back(
+def test_requests_end_while_a_side_is_lost_and_it_comes_back(
     kind: str, run: Run, sides: Sides, client: Equipment, measure: Measure, evidence: Evidence
 ):
     """While one side is away requests fail or are served, none hangs; once it is back all are served."""

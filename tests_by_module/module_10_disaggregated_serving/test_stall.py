@@ -194,7 +194,7 @@ def test_kv_that_nobody_fetches_is_given_back(
     reason="Decode answers with HTTP 200 from KV whose lease is over (vLLM 0.26 and 0.31). A longer "
     "kv_lease_duration avoids it.",
 )
-def test_an_answer_from_expired_kv_is_none(
+def test_decode_never_answers_from_expired_kv(
     stall: Stall, third: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Decode never answers from expired KV."""

@@ -61,7 +61,7 @@ def test_an_agent_with_the_ucx_backend_comes_up_on_every_node(sides: list[Side],
     judged="each end learns the other's name from its metadata",
     by_hand='ask b \'{"do": "metadata"}\'; ask a \'{"do": "connect", "metadata": …}\'',
 )
-def test_metadata_leads_to_the_end_that_it_is_of(pair: Pair, neighbours: Pair) -> None:
+def test_metadata_connects_to_its_issuer(pair: Pair, neighbours: Pair) -> None:
     """Metadata connects to the agent that issued it."""
     for ends in (pair, neighbours):
         told = ends.near.do("connect", **ends.far.do("metadata"))["peer"]

@@ -41,7 +41,7 @@ def refusal(act: Callable[[], Any]) -> str | None:
 )
 @pytest.mark.needs("managed")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
-def test_a_peer_that_dies_is_an_error_and_soon(
+def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
     operation: Operation, pair: Pair, survivor: Side, spare: Side, evidence: Evidence, measure: Measure
 ) -> None:
     """A transfer to a peer that died ends with an error, and soon."""

@@ -132,7 +132,7 @@ def said_rates(side: Side, carried: dict[str, float]) -> Link:
 )
 @pytest.mark.needs("multi_node", "kv_transport")
 @pytest.mark.performance
-def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
+def test_each_kv_device_alone_is_as_fast_as_its_port_and_lanes(
     kv_two_nodes: Pair, run: Run, inventory: Inventory, evidence: Evidence, measure: Measure
 ) -> None:
     """Each KV device alone is as fast as its port and PCIe lanes allow: a degraded one would hide among others."""
@@ -165,7 +165,7 @@ def test_each_device_carries_by_itself_what_its_port_and_lanes_do(
     by_hand='ask a \'{"do": "move", …, "blocks": [[0, 0, 4096]]}\' 200 times',
 )
 @pytest.mark.performance
-def test_a_small_transfer_takes_little_more_than_its_way(kv_pair: Pair, evidence: Evidence, measure: Measure) -> None:
+def test_small_transfer_adds_little_to_the_round_trip(kv_pair: Pair, evidence: Evidence, measure: Measure) -> None:
     """A small transfer adds little to the round trip of its path."""
     evidence.nodes(kv_pair.near.node.name, kv_pair.far.node.name)
     for_all = {op: kv_pair.done(op, whole(SMALL_BYTES), times=SMALL_TIMES)["took_s"] for op in ("WRITE", "READ")}
