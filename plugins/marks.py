@@ -9,7 +9,7 @@ import pytest
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from fixtures.basics.check_source import CHECK_ID, MODULE, SITE_ID, TESTS
-from fixtures.basics.known_failures import load_catalogue
+from fixtures.basics.known_failures import load_known_failures
 from fixtures.cluster.inventory.model import Inventory, Role
 from fixtures.cluster.inventory.requires import CAPABILITIES
 from fixtures.cluster.probes.capabilities import CapabilityTable
@@ -99,7 +99,7 @@ def may_run(item: pytest.Item, inventory: Inventory) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     settings = settings_of(config)
-    catalogue = load_catalogue()
+    catalogue = load_known_failures()
     owners: dict[str, str] = {}
     problems: list[str] = []
     for item in items:

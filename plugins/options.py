@@ -163,7 +163,7 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.report_dir.chmod(config.getoption("report_mode"))  # mkdir's own mode is cut by the umask
     except OSError as error:
         raise pytest.UsageError(
-            f"{settings.report_dir.parent} takes no report: {error.strerror}; --reports FOLDER names another place"
+            f"cannot write reports to {settings.report_dir.parent}: {error.strerror}; choose a folder with --reports"
         ) from None
     if config.pluginmanager.hasplugin("junitxml"):
         config.option.xmlpath = config.option.xmlpath or str(settings.report_dir / "junit.xml")

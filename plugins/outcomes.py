@@ -14,7 +14,7 @@ from fixtures.basics.check_source import title_of
 from fixtures.basics.errors import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
 from fixtures.basics.evidence import Evidence, slugify
 from fixtures.basics.findings import FoundWrong
-from fixtures.basics.known_failures import load_catalogue
+from fixtures.basics.known_failures import load_known_failures
 from fixtures.basics.measure import Measure
 from fixtures.basics.versioned_table import covers
 from plugins import causes
@@ -256,7 +256,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "evidence": list(state.evidence.entries),
         "by_hand": check.get("by_hand", ""),
         "found_causes": state.found_causes or [],
-        "causes": [n for n in check.get("causes", ()) if load_catalogue()[n].is_possible(settings.inventory)],
+        "causes": [n for n in check.get("causes", ()) if load_known_failures()[n].is_possible(settings.inventory)],
     }
 
 

@@ -15,7 +15,7 @@ import jinja2
 import pytest
 from markupsafe import Markup
 
-from fixtures.basics.known_failures import load_catalogue
+from fixtures.basics.known_failures import load_known_failures
 from fixtures.basics.measurement import Threshold
 from plugins.drawing import timeline_svg, topology_svg
 from plugins.not_covered import grouped
@@ -130,7 +130,7 @@ def render(recorder: Recorder) -> str:
         not_covered=grouped(checks, recorder.settings, recorder.config.rootpath),
         by_outcome=by_outcome,
         modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
-        catalogue=load_catalogue(),
+        catalogue=load_known_failures(),
         topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
         timeline=Markup(timeline_svg(data["timeline"])),
         files=files(folder, getattr(recorder.config.option, "xmlpath", None)),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.basics.known_failures import load_catalogue
+from fixtures.basics.known_failures import load_known_failures
 from fixtures.plants.plant import Plant
 from fixtures.product.deployments.run_stages import DECLARED
 from fixtures.tests.module_source import TESTS, checks_of
@@ -66,7 +66,7 @@ def test_clean_run_in_a_network_of_its_own_is_accepted(suite: Path) -> None:
 
 
 def test_plants_name_checks_and_failures_that_exist() -> None:
-    known, failures = {check.id for check in checks_of(ROOT)}, set(load_catalogue())
+    known, failures = {check.id for check in checks_of(ROOT)}, set(load_known_failures())
     inventories = {path.stem for path in (ROOT / "inventory").glob("*.yaml")}
     for plant in PLANTS.values():
         assert plant.catches and all(plant.catches.values()), f"{plant.name} catches nothing, or says no word"

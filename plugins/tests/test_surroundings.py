@@ -68,7 +68,7 @@ def read_only(suite, *args):
 def test_a_checkout_that_is_read_only(green, tmp_path_factory, args):
     refused = read_only(green, *args)
     assert refused.returncode == 4 and "INTERNALERROR" not in refused.stdout
-    told = f"ERROR: {green.path}/reports takes no report: Read-only file system; --reports FOLDER names another place"
+    told = f"ERROR: cannot write reports to {green.path}/reports: Read-only file system; choose a folder with --reports"
     assert told in refused.stderr.splitlines()
     folder = tmp_path_factory.mktemp("reports")
     ended = read_only(green, "--reports", str(folder), *args)
