@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Specs:
     @pytest.hookspec(firstresult=True)
     def pytest_acceptance_run(self, config: pytest.Config, settings: "Settings") -> Any:
-        """Return the Run of this process: capabilities(), history, record(), close(), share_no_node(), causes,
-        exclusive, waits; see fixtures/run/run.py."""
+        """Return the Run of this process: capabilities(), history, answers(), record(), close(), share_no_node(),
+        causes, exclusive, waits; see fixtures/run/run.py."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

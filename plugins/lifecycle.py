@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.answers.judged import together
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.teardown import attempted
 from plugins.interruption import INTERRUPTION
@@ -78,10 +79,14 @@ def close_run(config: pytest.Config) -> dict[str, Any]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """On an xdist runner: close the Run and leave its record for the controller."""
+    """On an xdist runner: close the Run and leave its record for the controller, with the answers that came here."""
     settings = session.config.stash.get(SETTINGS, None)
     if settings is not None and not settings.writes:
-        record = close_run(session.config)
+        answers: dict[str, Any] = {}
+        run = session.config.stash[RUN]
+        errors = attempted("the answers were not judged", lambda: answers.update(run.answers().part()))
+        record = close_run(session.config) | {"answers": answers}
+        record["tear_down_errors"] += errors
         session.config.workeroutput["interrupted"] = session.config.stash[INTERRUPTION].happened  # type: ignore[attr-defined]
         (settings.report_dir / RUNNER_RECORD.format(settings.runner)).write_text(json.dumps(record), encoding="utf-8")
 
@@ -131,7 +136,8 @@ class Runners:
 def collect_records(
     config: pytest.Config, settings: Settings, runners: list[str], deaths: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """The record of the whole run: this process's own, or those that the xdist runners left, put together.
+    """The record of the whole run: this process's own, or those that the xdist runners left, put together, with what
+    they say of all `answers` by the check that judges it.
 
     `deaths`: of a runner that died, where it was and what ended it.
     """
@@ -139,6 +145,7 @@ def collect_records(
         return close_run(config)
     merged: dict[str, Any] = json.loads(json.dumps(EMPTY)) | {"tear_down_errors": [], "kept": []}
     (settings.report_dir / ALONE_ON_NODES).unlink(missing_ok=True)
+    answers = []
     for runner in dict.fromkeys([*runners, *deaths]):
         path = settings.report_dir / RUNNER_RECORD.format(runner)
         if not path.is_file():
@@ -165,5 +172,6 @@ def collect_records(
         merged["timeline"] += [{**entry, "what": f"{runner}: {entry['what']}"} for entry in part["timeline"]]
         for key in ("transcript", "tear_down_errors", "kept"):
             merged[key] += part[key]
+        answers += [part["answers"]] if part["answers"] else []
     merged["transcript"].sort(key=lambda entry: entry["at"])
-    return merged
+    return merged | {"answers": together(answers)}

@@ -13,13 +13,16 @@ from typing import Any
 import jsonschema
 import pytest
 
+from fixtures.answers.judged import OfAll
 from fixtures.basics.check_source import TESTS
+from fixtures.basics.findings import Finding, FoundWrong
 from fixtures.basics.redact import redacted
 from plugins import job_summary
 from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records
 from plugins.not_covered import grouped
 from plugins.outcomes import INTERRUPTED, blank_record, record_of
+from plugins.output import clean
 from plugins.plants import judge
 from plugins.session import CHECK, Settings, settings_of
 from plugins.verdict import Verdict, decide, label
@@ -128,11 +131,21 @@ class Recorder:
         check_id, title = (known.id, known.title) if known else (nodeid, nodeid)
         return blank_record(check_id, case, nodeid.split("/")[1], title) | {"reason": reason}
 
+    def _revise(self, answers: dict[str, OfAll]) -> None:
+        """What any runner saw of all answers fails the check of it, which ran on one of them."""
+        for check in self.checks:
+            seen = answers.get(check["id"])
+            if seen and seen.wrong and check["outcome"] in ("passed", "failed", "not_covered"):
+                found = FoundWrong([Finding(clean(text)) for text in seen.findings], seen.about)
+                findings = [{"text": each.text, "node": each.node} for each in found.findings]
+                check |= {"outcome": "failed", "reason": str(found), "findings": findings}
+
     def finish(self, exitstatus: int) -> None:
         settings = self.settings
         for nodeid in [nodeid for nodeid in self.running if nodeid.startswith(f"{TESTS}/")]:
             self.add(nodeid, self.unfinished(nodeid, INTERRUPTED))
         run = collect_records(self.config, settings, self.runners, self.deaths)
+        self._revise(run.get("answers", {}))
         if exitstatus not in (0, 1, 2, 5) and not self.problems:
             self.problems.append(f"pytest ended with exit status {int(exitstatus)}")
         selected_ids = {known.id for nodeid in self.selected if (known := self._known(nodeid))}

@@ -14,7 +14,7 @@ __all__ = ["short_path"]
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
-import dataclasses, os
+import dataclasses, json, os
 import plugins
 
 pytest_plugins = plugins.ALL
@@ -48,6 +48,10 @@ class FakeHistory:
             print(when, file=file)
         return True
 
+class FakeAnswers:
+    def part(self):
+        return json.loads(os.environ.get("FAKE_ANSWERS", "{}"))
+
 class FakeRun:
     exclusive = False
     causes = FakeCauses()
@@ -78,6 +82,8 @@ class FakeRun:
         }
     def product_version(self):
         return "1.6.1"
+    def answers(self):
+        return FakeAnswers()
     def kept(self):
         return ["take it down: by hand"] if self.settings.keep else []
     def close(self):

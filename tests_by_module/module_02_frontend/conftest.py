@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from fixtures.clients.http import admitted, tls
+from fixtures.clients.http import HEADERS, admitted, hooks, tls
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -32,7 +32,9 @@ def http(endpoint: InferenceEndpoint) -> Iterator[httpx.Client]:
 def sdk(endpoint: InferenceEndpoint) -> Iterator[openai.OpenAI]:
     """OpenAI's own client; it tries nothing twice, and uses no proxy of its user's environment."""
     with (
-        openai.DefaultHttpxClient(trust_env=False, auth=admitted, verify=tls(endpoint.url)) as plain,
+        openai.DefaultHttpxClient(
+            trust_env=False, auth=admitted, verify=tls(endpoint.url), headers=HEADERS, event_hooks=hooks()
+        ) as plain,
         openai.OpenAI(
             base_url=f"{endpoint.url}/v1",
             api_key="none",

@@ -76,7 +76,7 @@ def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
         for many, expected in ((large.served, served), (large.refused, refusal)):
             for form, megabytes, tokens, answer in ask_each(deployment.endpoint, many):
                 why = "" if answer.ok else (reasons(deployment, large) or ["no reason in any log"])[-1]
-                counted = answer.body["usage"]["prompt_tokens"] if answer.ok else 0
+                counted = answer.counted("prompt_tokens") if answer.ok else 0
                 what = f"{form} of {megabytes:.2f} MB: {answer.status}"
                 rows.append([form, f"{megabytes:.2f}", counted, answer.status, why])
                 if answer.status != expected.status:

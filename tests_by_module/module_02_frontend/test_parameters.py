@@ -13,6 +13,7 @@ MESSAGES = [{"role": "user", "content": "Tell a story about a fox."}]
 TEXT = "The quick brown fox"
 # nearly every word has one of the vowels, and nearly every sentence this one
 COMMON, VOWELS = "e", ["a", "e", "i", "o", "u"]
+WITH_0 = "a\0b"
 # texts: among so many some have two vowels in one token
 STOPPED = 64
 MANY_TOKENS = 64
@@ -182,6 +183,26 @@ def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoin
     told, counted = answer.counted("completion_tokens"), tokenizer.count_generated(answer.text)
     measure("completion_tokens_off_percent", 100 * abs(told - counted) / told, n=told)
     measure.judge()
+
+
+@check(
+    "M02-46",
+    judged="prompt tokens of a text with the character 0 in it, against the tokenizer of the inventory's model",
+    by_hand='curl FRONTEND/v1/completions -d \'{…, "prompt": "a\\u0000b", "max_tokens": 1}\'',
+    causes=[62],
+)
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.6,<1.7",
+    shows="usage reports [0-9]+ prompt tokens, the tokenizer counts",
+    reason="The frontend takes the character 0 out of prompts, so that the model gets another text.",
+)
+def test_character_0_stays_in_the_prompt(deployment: Deployment, endpoint: InferenceEndpoint):
+    """The character 0 in a prompt reaches the model, as its tokenizer encodes it."""
+    answer = complete(endpoint, WITH_0, max_tokens=1)
+    assert answer.ok, answer.describe()
+    told, counted = answer.counted("prompt_tokens"), deployment.model_files().tokenizer().count(WITH_0)
+    assert told == counted, f"{WITH_0!r}: usage reports {told} prompt tokens, the tokenizer counts {counted}"
 
 
 @check(
