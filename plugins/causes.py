@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.errors import BringUpFailed
+from plugins.durations import began
 from plugins.session import CHECK, RUN, CheckState
 
 # with one of these fixtures a check looks at the deployment that the inventory declares
@@ -29,7 +30,7 @@ def look(item: pytest.Item, state: CheckState, error: BaseException | None, reas
         return error.causes if error.check_id == state.check_id else []
     names = set(getattr(item, "fixturenames", ()))
     run = item.config.stash[RUN]
-    return run.causes.found(reason, time.monotonic() - state.began, declared=bool(DECLARED & names))
+    return run.causes.found(reason, time.monotonic() - began(item, state.began), declared=bool(DECLARED & names))
 
 
 def lines(causes: list[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plugins.session import SETUPS
+from plugins.session import SETUPS, SetUp
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,13 +23,21 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, objec
         return (yield)
     finally:
         setups, taken = request.config.stash[SETUPS], time.monotonic() - began
-        setups[id(fixturedef)] = (request._pyfuncitem.nodeid, taken)
+        setups[id(fixturedef)] = SetUp(request._pyfuncitem.nodeid, began, taken)
 
 
 def shared_setup_s(item: pytest.Item) -> float:
     """Seconds; of fixtures of a class, module or package, not of the session's, which all its modules share."""
+    return sum(each.took_s for each in _shared(item))
+
+
+def began(item: pytest.Item, at: float) -> float:
+    """When what the check looks at began, on the monotonic clock: with the first of those fixtures, else `at`."""
+    return min([at, *(each.began for each in _shared(item))])
+
+
+def _shared(item: pytest.Item) -> list[SetUp]:
     known, setups = getattr(item, "_fixtureinfo", None), item.config.stash[SETUPS]
     definitions = known.name2fixturedefs.values() if known else ()
     narrow = [each[-1] for each in definitions if each[-1].scope not in ("function", "session")]
-    found = [setups[id(each)] for each in narrow if id(each) in setups]
-    return sum(seconds for nodeid, seconds in found if nodeid != item.nodeid)
+    return [found for each in narrow if (found := setups.get(id(each))) and found.nodeid != item.nodeid]

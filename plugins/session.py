@@ -62,13 +62,22 @@ class CheckState:
         self.duration_s = 0.0
 
 
+@dataclass(frozen=True)
+class SetUp:
+    """Of a fixture: for which test, when on the monotonic clock, and how long it took."""
+
+    nodeid: str
+    began: float
+    took_s: float
+
+
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 WAITED_S: pytest.StashKey[float] = pytest.StashKey()  # of the Run's waits, what no check's duration holds
 CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
 INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
 PLANT: pytest.StashKey[type[Plant] | None] = pytest.StashKey()
-SETUPS: pytest.StashKey[dict[int, tuple[str, float]]] = pytest.StashKey()  # of a fixture: for which test, seconds
+SETUPS: pytest.StashKey[dict[int, SetUp]] = pytest.StashKey()  # by the identity of a fixture
 TOLD: pytest.StashKey[set[str]] = pytest.StashKey()  # ids of checks whose bring-up failure is told whole somewhere
 
 

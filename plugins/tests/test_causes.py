@@ -62,6 +62,35 @@ def test_a_cause_is_told_everywhere_and_looked_for_once(suite, args):
     assert "; cause: frontend has 64" in summary
 
 
+HISTORY = """
+    import time
+
+    @pytest.fixture(scope="package")
+    def history():
+        time.sleep(1.6)
+
+    @pytest.fixture(scope="session")
+    def longer():
+        time.sleep(2)
+
+    @pytest.mark.check("M00-01")
+    def test_first(longer, history): "It is green."
+
+    @pytest.mark.check("M00-02")
+    def test_second(longer, history): assert 0, "history"
+
+    @pytest.mark.check("M00-03")
+    def test_without(longer): assert 0, "history"
+"""
+
+
+def test_what_a_check_looks_at_began_with_the_fixtures_that_it_shares(suite):
+    suite.module(0, HISTORY)
+    assert suite.run().ret == 1
+    found = {check["id"]: [each["cause"] for each in check["found_causes"]] for check in suite.record()["checks"]}
+    assert found["M00-02"] in (["in 2 s"], ["in 3 s"], ["in 4 s"]) and found["M00-03"] == ["in 0 s"], found
+
+
 class Filled(Plant):
     """Fills something."""
 
