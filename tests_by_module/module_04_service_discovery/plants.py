@@ -191,22 +191,26 @@ class JoiningWorkerOnLoopback(OnTheLab):
 
 
 class OtherModelFiles(Plant):
-    """Workers are started with an altered copy of the model's folder."""
+    """Workers are started with an altered copy of the model's folder, those that join later as well."""
 
     file = ""
 
+    def __init__(self) -> None:
+        self._copies: dict[str, ServedModel] = {}
+
     def workers(self, workers: list[Worker]) -> list[Worker]:
-        copies: dict[str, ServedModel] = {}
-        for worker in workers:
-            node, model = worker.node, worker.model
-            if node.name not in copies:
-                copy = f"{node.workdir}/altered"
-                node.run(["cp", "-r", model.path, copy], deadline=Deadline(60, "a copy of the model"))
-                content = json.loads(node.get(f"{copy}/{self.file}"))
-                node.put(f"{copy}/{self.file}", json.dumps(self.altered(content)).encode())
-                copies[node.name] = replace(model, path=copy)
-            worker.model = copies[node.name]
-        return workers
+        return [self.joining(worker) for worker in workers]
+
+    def joining(self, worker: Worker) -> Worker:
+        node, model = worker.node, worker.model
+        if node.name not in self._copies:
+            copy = f"{node.workdir}/altered"
+            node.run(["cp", "-r", model.path, copy], deadline=Deadline(60, "a copy of the model"))
+            content = json.loads(node.get(f"{copy}/{self.file}"))
+            node.put(f"{copy}/{self.file}", json.dumps(self.altered(content)).encode())
+            self._copies[node.name] = replace(model, path=copy)
+        worker.model = self._copies[node.name]
+        return worker
 
     def altered(self, content: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
