@@ -59,7 +59,8 @@ def test_requests_leave_nothing_in_processes(samples: Sequence[Sample], measure:
     shown(evidence, "resident memory", "MB", memory)
     shown(evidence, "descriptors", "descriptors", descriptors)
     shown(evidence, "threads", "threads", threads)
-    evidence.table("started again", ["process", "new process seen"], judges.restarts(samples).items())
+    restarts = [[name, ", ".join(seen)] for name, seen in judges.restarts(samples).items()]
+    evidence.table("started again", ["process", "new process seen"], restarts)
     unseen = judges.unseen_processes(samples[-1])
     evidence.table("not seen at the end", ["process", "why"], unseen.items())
     wrong = Findings()
