@@ -67,6 +67,12 @@ class ConnectionsKept(CorruptingProxy):
             self._kept.append(writer)
         return await request.read()
 
+    def undo(self) -> None:
+        kept, self._kept = self._kept, []
+        for writer in kept:
+            self._loop.call_soon_threadsafe(writer.close)
+        super().undo()
+
 
 class WorkerEndedLate(Plant):
     """Somebody ends a worker after all other checks; the other one takes its requests."""
@@ -92,7 +98,7 @@ class MegabyteKeptOfEach(Plant):
 
 
 class CounterOfTheFrontendFalls(CorruptingProxy):
-    """A proxy stands before the frontend's /metrics, and from the fourth look on one counter has half of its value."""
+    """A proxy stands before the frontend's /metrics, and at every second look one counter has half of its value."""
 
     catches = {"M00-19": "dynamo_frontend_output_tokens_total"}
     looks = 0
@@ -107,7 +113,7 @@ class CounterOfTheFrontendFalls(CorruptingProxy):
 
     def raw(self, exchange: Exchange, content: bytes) -> bytes:
         self.looks += 1
-        if self.looks < 4:
+        if self.looks % 2:
             return content
 
         def halved(match: re.Match[bytes]) -> bytes:
