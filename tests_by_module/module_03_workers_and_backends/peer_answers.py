@@ -1,0 +1,60 @@
+"""One worker's greedy answers against another's, where neither is known to be right."""
+
+from fixtures.answers.ask import answered, ask
+from fixtures.answers.compare import Answered
+from fixtures.answers.prompts import prompt_set
+from fixtures.basics.require import require
+from fixtures.cluster.inventory.dtypes import served_dtype
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.deployments.deployment import Deployment
+from tests_by_module.module_03_workers_and_backends.peers import Peers
+
+TOKENS, LONGEST_BLOCKS = 16, 8
+# prompt, worker, the type's first worker, the first token that differs (None: none does), how far apart
+Distance = tuple[str, str, str, int | None, float]
+
+
+def distances(deployment: Deployment, type_: Peers, nonce: str) -> list[Distance]:
+    """Of each worker from the type's first one, for each prompt. Raises CouldNotLook for an answer without tokens."""
+    first, *others = type_.workers
+    card = require(first.card, f"model card of worker {first.hex_id}")
+    size = card["kv_cache_block_size"]
+    longest = min(LONGEST_BLOCKS * size, card["context_length"] - TOKENS)
+    found: list[Distance] = []
+    for prompt in prompt_set(deployment.tokenizer(), block_size=size, max_prompt_tokens=longest, nonce=nonce):
+        told = {
+            each.hex_id: answered(
+                f"worker {each.hex_id}, {prompt.name}",
+                ask(deployment.endpoint, prompt, max_tokens=TOKENS, pinned_to=each.instance_id),
+            )
+            for each in type_.workers
+        }
+        found += [
+            (prompt.name, each.hex_id, first.hex_id, *apart(told[first.hex_id], told[each.hex_id])) for each in others
+        ]
+    return found
+
+
+def dtypes(inventory: Inventory) -> set[str]:
+    """What the engines of the declared workers compute in."""
+    return {
+        served_dtype(
+            inventory.model(each.dynamo_model).parameters, inventory.runtime(each.dynamo_runtime).settings.args
+        )
+        for each in inventory.with_role("worker")
+    }
+
+
+def apart(first: Answered, second: Answered) -> tuple[int | None, float]:
+    """The first token that differs, None where none does, and the farthest that log probabilities are apart up to it.
+
+    Two tokens that are as likely as each other may be swapped by rounding; what comes after them says nothing.
+    Answers of different lengths are infinitely far apart.
+    """
+    pairs = zip(first.tokens, second.tokens, strict=False)
+    position = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
+    if len(first.tokens) != len(second.tokens):
+        return position, float("inf")
+    compared = slice(None if position is None else position + 1)
+    far = zip(first.logprobs[compared], second.logprobs[compared], strict=True)
+    return position, max((abs(one - other) for one, other in far), default=0.0)
