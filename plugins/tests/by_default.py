@@ -16,6 +16,7 @@ from fixtures.product.deployments.deployment import Equipment
 from plugins.tests.by_hand import members
 
 READY_WITHIN_S, ENDS_WITHIN_S, RUN_WITHIN_S = 60, 20, 240
+STANDARD_STREAMS = 3
 # inside a network namespace ports are free, and ZMQ publishers, which bind every address, are reached by nobody else.
 # The second address is what workers register as their machine's: the first that is no loopback.
 START = """
@@ -84,14 +85,18 @@ class ByDefault:
         return int(self.run("-c", REVISION).stdout)
 
     @contextmanager
-    def without_descriptors(self, module: str) -> Iterator[int]:
-        """The process of that module may open no more files while inside; yields how many it may have."""
+    def without_descriptors(self, module: str) -> Iterator[None]:
+        """The process of that module may open no more files while inside.
+
+        The bound is on the number of a descriptor, and those of closed connections are free again: only one below all
+        of its own leaves none.
+        """
         argv = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members(self._shell.pid)}
         (pid,) = (pid for pid, words in argv.items() if module.encode() in words)
-        has, before = len(list(Path(f"/proc/{pid}/fd").iterdir())), resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (has, before[1]))
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (STANDARD_STREAMS, before[1]))
         try:
-            yield has
+            yield
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 

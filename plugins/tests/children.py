@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.deadline import Deadline, wait_until
-from fixtures.cli.soak import CACHE, RUN_ID, left_behind
+from fixtures.cli.soak import CACHE_HERE, RUN_ID, left_behind
 from fixtures.cluster.inventory import load
 from fixtures.cluster.nodes import Transcript, connect
 from fixtures.product.runtimes.provision import provision_runtime
@@ -67,7 +67,7 @@ class Child:
         assert "INTERNALERROR" not in self.text
         return self
 
-    def until_it_serves(self, cache: Path = CACHE) -> None:
+    def until_it_serves(self, cache: Path = CACHE_HERE) -> None:
         """Wait until its workers are started: something is there that can be left behind."""
 
         def look() -> tuple[bool | None, object]:
@@ -139,7 +139,7 @@ def inventory(tree: Path, installed: str) -> Callable[..., str]:
     return write
 
 
-def nothing_left(run_id: str, cache: Path = CACHE, *, killed: bool = False) -> None:
+def nothing_left(run_id: str, cache: Path = CACHE_HERE, *, killed: bool = False) -> None:
     """All that a run had is gone: what is no process at once, unless it was `killed` and left it to the watchdog."""
 
     def look() -> tuple[bool | None, object]:

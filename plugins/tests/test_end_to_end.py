@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.basics.deadline import Deadline, wait_until
-from fixtures.cli.soak import CACHE, left_behind, processes_of
+from fixtures.cli.soak import CACHE_HERE, left_behind, processes_of
 from fixtures.clients.etcd import Etcd
 from fixtures.tests.sshd import free_port
 from plugins.tests.children import ROOT, Child, installed, inventory, nothing_left, start, tree
@@ -101,7 +101,7 @@ def test_an_unreachable_node_blocks_everything_once(start, inventory, tree):
     port = free_port()
     lines = ("ansible_host: 127.0.0.1", f"ansible_port: {port}", "dynamo_host_key_checking: false")
     child = start(*ALL[:1], "--inventory", inventory(*lines, ansible_connection="ssh"))
-    refused(child, "M00-01", rf"Unreachable: .*local.*127\.0\.0\.1.*{port}", CACHE)
+    refused(child, "M00-01", rf"Unreachable: .*local.*127\.0\.0\.1.*{port}", CACHE_HERE)
     assert len(set(child.reasons().values())) == 2  # the failure, and one line for all that it blocks
     assert child.record["duration_s"] < 30
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from fixtures.basics.deadline import Deadline, wait_until
-from fixtures.cli.soak import CACHE, RUN_ID
+from fixtures.cli.soak import CACHE_HERE, RUN_ID
 from plugins.tests.children import nothing_left, start, tree
 
 __all__ = ["start", "tree"]  # fixtures
@@ -24,7 +24,7 @@ def test_a_signal_during_the_bring_up(start, moment, args):
     def look() -> tuple[bool | None, object]:
         assert child.process.poll() is None, child.text
         found = RUN_ID.search(child.text)
-        there = found and list((CACHE / "runs").glob(f"{found[0]}*/{MOMENTS[moment]}"))
+        there = found and list((CACHE_HERE / "runs").glob(f"{found[0]}*/{MOMENTS[moment]}"))
         return (True if there else None), child.text[-300:]
 
     wait_until(look, Deadline(60, f"a run in which {moment}"), every_s=0.01)
