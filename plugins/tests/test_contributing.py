@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.tests.test_module_shape import mistakes
-from plugins.plants import load_plants
+from plugins.plants import load_not_planted, load_plants
 from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite
 
 TEXT = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_example_stays_in_one_folder() -> None:
 
 def test_the_example_is_of_the_shape_that_modules_have(suite: Path) -> None:
     """Its plant is in the copy only, and the plants that are held against the module are those of this suite."""
-    found = mistakes(suite / "tests_by_module" / "module_02_frontend", load_plants())
+    found = mistakes(suite / "tests_by_module" / "module_02_frontend", load_plants(), load_not_planted())
     assert found == ["M02-90 has no plant and no reason why not"]
 
 
