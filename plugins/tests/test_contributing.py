@@ -40,7 +40,7 @@ def test_the_example_stays_in_one_folder() -> None:
 def test_the_example_is_of_the_shape_that_modules_have(suite: Path) -> None:
     """Its plant is in the copy only, and the plants that are held against the module are those of this suite."""
     found = mistakes(suite / "tests_by_module" / "module_02_frontend", load_plants(), load_not_planted())
-    assert found == ["M02-90 has no plant and no reason why not"]
+    assert found == ["M02-90 has no plant and no reason in NOT_PLANTED"]
 
 
 def test_the_examples_check_passes(suite: Path) -> None:
