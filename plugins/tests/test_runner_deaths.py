@@ -234,7 +234,9 @@ def pytest_configure(config):
 def test_a_record_that_is_not_finished_is_told_and_the_others_count(tmp_path, half):
     (tmp_path / "runner-gw0.json").write_bytes(half)
     whole = '{"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "timeline": [], '
-    (tmp_path / "runner-gw1.json").write_text(f'{whole}"transcript": [], "tear_down_errors": ["one"], "kept": []}}')
+    (tmp_path / "runner-gw1.json").write_text(
+        f'{whole}"transcript": [], "tear_down_errors": ["one"], "kept": [], "answers": {{}}}}'
+    )
     settings = SimpleNamespace(distributing=True, report_dir=tmp_path)
     told, other = collect_records(None, settings, ["gw0", "gw1"], {})["tear_down_errors"]
     assert told.startswith("runner gw0 did not finish its record (") and "runner-gw0.json" in told
