@@ -25,9 +25,9 @@ while not ended:
 """
 # holds connections to a port, which says nothing on them
 HOLDS_CONNECTIONS = """
-import socket, sys, time
+import signal, socket, sys
 held = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(int(sys.argv[3]))]
-time.sleep(600)
+signal.pause()
 """
 
 
