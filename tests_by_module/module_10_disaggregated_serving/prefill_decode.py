@@ -109,7 +109,7 @@ class Sides:
         return {name: self.count_of(worker) for name, worker in self.both.items()}
 
     def count_of(self, worker: Worker) -> Counted:
-        """What one side has counted. Raises CouldNotLook, also when a counter of failures is absent."""
+        """What one side has counted; 0 of KV transfers where its engine has no connector. Raises CouldNotLook."""
         page = self.page(worker)
         return Counted(
             computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
@@ -118,9 +118,16 @@ class Sides:
             nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
             nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
             nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
-            failed=page.total(NIXL_FAILED),
-            expired=page.total(NIXL_EXPIRED),
+            failed=page.total_or_zero(NIXL_FAILED),
+            expired=page.total_or_zero(NIXL_EXPIRED),
         )
+
+    def require_counters_of_losses(self) -> None:
+        """Raises CouldNotLook where a side does not count failed transfers and leases that expired."""
+        for worker in self.both.values():
+            page = self.page(worker)
+            for name in (NIXL_FAILED, NIXL_EXPIRED):
+                page.total(name)
 
     def counted_since(self, before: dict[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
         """What each has counted since, as soon as both know of `prompt_tokens`; or what there is in the end."""

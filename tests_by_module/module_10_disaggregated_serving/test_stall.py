@@ -69,8 +69,9 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
     """What becomes of prompts that prefill has computed while decode is stopped, and how many leases expired.
 
     Each crowd is sent when prefill has computed the ones before it; decode goes on `pause_s` after the last. Raises
-    AssertionError when prefill has no room for them.
+    AssertionError when prefill has no room for them, CouldNotLook where a side does not count what was lost.
     """
+    sides.require_counters_of_losses()
     endpoint, before, sent, tokens = sides.deployment.endpoint, sides.counted()["prefill"], [], 0
     deadline = Deadline(GIVEN_BACK_WITHIN_S, "prefill to have room for all prompts")
 
