@@ -16,13 +16,22 @@ from plugins.interruption import INTERRUPTION
 from plugins.marks import may_run
 from plugins.output import clean, say
 from plugins.session import RUN, SETTINGS, Settings, settings_of
+from plugins.times import own_processor, waits_since
 
 ALONE = ("destructive", "performance")
 RUNNER_RECORD = "runner-{}.json"
 ALONE_ON_NODES = ".alone-on-its-nodes"
 # longer than an engine takes to end, of which a run may have to end several
 TORN_DOWN_WITHIN_S = 300
-EMPTY = {"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "transcript": [], "timeline": []}
+AFTER_ITS_END: dict[str, Any] = {"transcript": [], "deployments": [], "processor": []}  # they hold the tear-down too
+EMPTY = {
+    "nodes": [],
+    "versions": {},
+    "topology": {"components": [], "edges": []},
+    "timeline": [],
+    "waits": [],
+    **AFTER_ITS_END,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,13 +77,16 @@ def close_run(config: pytest.Config) -> dict[str, Any]:
         told = run.record()
         record.update({name: told[name] for name in names})
 
-    errors = attempted("the run's record could not be made", lambda: keep(*EMPTY))
+    errors = attempted("the run's record could not be made", lambda: keep(*(EMPTY.keys() - {"waits"})))
     errors += attempted("tear-down broke", run.close)
-    # with the commands of the tear-down
-    errors += attempted("the transcript could not be completed", lambda: keep("transcript"))
+    errors += attempted("the record could not be completed", lambda: keep(*AFTER_ITS_END))
     errors += attempted("what is kept could not be listed", lambda: record.update(kept=run.kept()))
     del config.stash[RUN]
-    return record | {"tear_down_errors": errors}
+    runner = settings.runner if (settings := settings_of(config)) else ""
+    record["waits"] = waits_since(0.0)["waits"]
+    for key in ("timeline", "deployments", "waits"):
+        record[key] = [entry | {"runner": runner} for entry in record[key]]
+    return record | {"processor": [*record["processor"], *own_processor()], "tear_down_errors": errors}
 
 
 @pytest.hookimpl(trylast=True)
@@ -170,7 +182,7 @@ def collect_records(
             have = merged["topology"][key]
             have += [entry for entry in part["topology"][key] if entry not in have]
         merged["timeline"] += [{**entry, "what": f"{runner}: {entry['what']}"} for entry in part["timeline"]]
-        for key in ("transcript", "tear_down_errors", "kept"):
+        for key in ("transcript", "deployments", "waits", "processor", "tear_down_errors", "kept"):
             merged[key] += part[key]
         answers += [part["answers"]] if part["answers"] else []
     merged["transcript"].sort(key=lambda entry: entry["at"])

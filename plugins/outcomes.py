@@ -23,6 +23,7 @@ from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, id_of, module_of
 from plugins.output import clean, clean_report
 from plugins.session import CHECK, RUN, TOLD, WAITED_S, CheckState, settings_of
+from plugins.times import NO_TIMES, times_of
 
 OUTCOMES = ("passed", "failed", "error", "not_covered", "blocked_by_hardware", "known_defect")
 _WORDS = {
@@ -99,6 +100,7 @@ def pytest_runtest_makereport(
     clean_report(report)
     report.duration = max(0.0, report.duration - _waited_s(item.config))
     state.duration_s += report.duration
+    state.phases[f"{report.when}_s"] = call.duration
     if report.outcome != "passed" or hasattr(report, "wasxfail"):
         outcome, reason = _outcome(item, state, report, call)
         reason = clean(reason)
@@ -233,6 +235,7 @@ def blank_record(check_id: str, case: str, module: str | None, title: str) -> di
         "by_hand": "",
         "found_causes": [],
         "causes": [],
+        **NO_TIMES,
     }
 
 
@@ -257,6 +260,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "by_hand": check.get("by_hand", ""),
         "found_causes": state.found_causes or [],
         "causes": [n for n in check.get("causes", ()) if load_known_failures()[n].is_possible(settings.inventory)],
+        **times_of(state, settings.runner),
     }
 
 

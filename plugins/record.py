@@ -25,6 +25,7 @@ from plugins.outcomes import INTERRUPTED, blank_record, record_of
 from plugins.output import clean
 from plugins.plants import judge
 from plugins.session import CHECK, Settings, settings_of
+from plugins.times import cores, on_clock, own_processor, summed
 from plugins.verdict import Verdict, decide, label
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +111,7 @@ class Recorder:
             self.problems += [again] if again not in self.problems else []
             return
         self._recorded.add(nodeid)
-        record["required"] = record["id"] in self.settings.required
+        record = on_clock(record, self._clock) | {"required": record["id"] in self.settings.required}
         self.checks.append(record)
         with (self.settings.report_dir / "measurements.jsonl").open("a", encoding="utf-8") as lines:
             for measurement in record["measurements"]:
@@ -166,7 +167,11 @@ class Recorder:
             "nodes": run["nodes"] or declared_nodes(settings.inventory),
             "versions": run["versions"],
             "topology": run["topology"],
-            "timeline": run["timeline"],
+            "timeline": self._on_clock(run["timeline"]),
+            "deployments": self._on_clock(run["deployments"]),
+            "waits": self._on_clock(run["waits"]),
+            "processor": summed([*run["processor"], *(own_processor(children=False) if settings.distributing else ())]),
+            "cores": cores(),
             "checks": sorted(self.checks, key=lambda check: (check["id"], check["case"])),
             "problems": self.problems,
             "tear_down_errors": run["tear_down_errors"],
@@ -182,6 +187,9 @@ class Recorder:
         groups = grouped(self.data["checks"], settings, self.config.rootpath)
         write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict, groups))
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
+
+    def _on_clock(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [on_clock(each, self._clock) for each in entries]
 
     def _judge(self, exitstatus: int, selected_ids: set[str]) -> None:
         never = [node_id for node_id in self.selected - self._recorded if node_id.startswith(f"{TESTS}/")]

@@ -17,7 +17,10 @@ from markupsafe import Markup
 
 from fixtures.basics.known_failures import load_known_failures
 from fixtures.basics.measurement import Threshold
+from fixtures.times.record import parsed
+from fixtures.times.tables import critical_path, tables
 from plugins.drawing import timeline_svg, topology_svg
+from plugins.gantt import gantt_svg
 from plugins.not_covered import grouped
 from plugins.options import makes_page
 from plugins.outcomes import OUTCOMES
@@ -117,7 +120,7 @@ def render(recorder: Recorder) -> str:
             ("Known defects", by_outcome["known_defect"]),
             ("Blocked by hardware", by_outcome["blocked_by_hardware"]),
             ("Kept running", data["kept"]),
-            ("Timeline", data["timeline"]),
+            ("Time", True),
             ("Files", True),
         )
         if there
@@ -133,10 +136,17 @@ def render(recorder: Recorder) -> str:
         catalogue=load_known_failures(),
         topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
         timeline=Markup(timeline_svg(data["timeline"])),
+        **time_parts(data),
         files=files(folder, getattr(recorder.config.option, "xmlpath", None)),
         contents=contents,
         script=Markup((TEMPLATES / "filter.js").read_text(encoding="utf-8")),
     )
+
+
+def time_parts(data: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of the run's time."""
+    times = parsed(data, "run.json")
+    return {"gantt": Markup(gantt_svg(times)), "tables": tables(times), "critical_path": critical_path(times)}
 
 
 def anchor(title: str) -> str:

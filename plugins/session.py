@@ -60,6 +60,7 @@ class CheckState:
         self.outcome: str | None = None  # not judged: no report of its call has said that it passed
         self.reason = ""
         self.duration_s = 0.0
+        self.phases: dict[str, float] = {}  # setup_s, call_s, teardown_s, with all that was waited for
 
 
 @dataclass(frozen=True)

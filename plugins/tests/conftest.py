@@ -14,7 +14,7 @@ __all__ = ["short_path"]
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
-import dataclasses, json, os
+import dataclasses, json, os, time
 import plugins
 
 pytest_plugins = plugins.ALL
@@ -80,7 +80,10 @@ class FakeRun:
             },
             "transcript": [{"at": "2026-01-01T00:00:00+00:00", "node": "local", "command": "env A=1 true", "rc": 0,
                             "duration_s": 0.01}],
-            "timeline": [{"what": "etcd", "start_s": 0.0, "duration_s": 0.4}],
+            "timeline": [{"what": "etcd", "start_s": time.monotonic(), "duration_s": 0.4}],
+            "deployments": [{"name": "declared", "start_s": time.monotonic(), "up_s": None, "down_s": None,
+                             "end_s": None}],
+            "processor": [{"node": None, "kind": "etcd", "seconds": 1.5}],
         }
     def product_version(self):
         return "1.6.1"
