@@ -7,7 +7,9 @@ from collections.abc import Generator
 import pytest
 
 from fixtures.basics.errors import CouldNotLook
-from plugins.marks import needs_of
+from fixtures.cluster.inventory.requires import LEFT_OUT
+from fixtures.cluster.probes.capabilities import ATTACHED
+from plugins.marks import needs_of, why_managed
 from plugins.not_covered import covered_by
 from plugins.session import CHECK, RUN, settings_of
 
@@ -30,7 +32,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         state.evidence.nodes(*names or ())
         look = item.config.stash[RUN].capabilities().look(capabilities, node_names=names)
         if look.state == "not_declared":
-            _skip(item, look.text)
+            why = LEFT_OUT.get(why_managed(item)) if look.text == ATTACHED else None
+            _skip(item, f"{look.text}; {why}" if why else look.text)
         if look.state == "broken":
             raise CouldNotLook(look.text)
         if look.state == "missing":

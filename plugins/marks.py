@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from fixtures.basics.check_source import CHECK_ID, MODULE, SITE_ID, TESTS
 from fixtures.basics.known_failures import load_known_failures
 from fixtures.cluster.inventory.model import Inventory, Role
-from fixtures.cluster.inventory.requires import CAPABILITIES
+from fixtures.cluster.inventory.requires import CAPABILITIES, LEFT_OUT
 from fixtures.cluster.probes.capabilities import CapabilityTable
 from plugins.options import only_shows
 from plugins.plants import modules_of
@@ -24,9 +24,10 @@ MARKERS = {
         "the check that this test is; fixtures/basics/check.py says what each argument means",
         '@check("M04-05", judged="…")',
     ),
-    "needs(*capabilities, role=None)": (
+    "needs(*capabilities, role=None, why='')": (
         f"what must be declared, else it is not covered: {', '.join(CAPABILITIES)}; asked of the nodes that have the "
-        "role, or of all",
+        f"role, or of all. With managed, `why` says what keeps it from a deployment that runs already: "
+        f"{', '.join(LEFT_OUT)}",
         '@pytest.mark.needs("gpu", role="worker")',
     ),
     "known_defect(issue, versions, shows, reason)": (
@@ -83,6 +84,12 @@ def id_of(item: pytest.Item) -> str:
 def needs_of(item: pytest.Item) -> list[tuple[tuple[str, ...], Role | None]]:
     """Every `needs` marker of the item as (capabilities, role)."""
     return [(marker.args, marker.kwargs.get("role")) for marker in item.iter_markers("needs")]
+
+
+def why_managed(item: pytest.Item) -> str:
+    """What keeps the item from a deployment that runs already: a word of LEFT_OUT, "" where its markers name none."""
+    reasons = (marker.kwargs.get("why", "") for marker in item.iter_markers("needs") if "managed" in marker.args)
+    return str(next((reason for reason in reasons if reason), ""))
 
 
 def may_run(item: pytest.Item, inventory: Inventory) -> bool:
@@ -160,8 +167,10 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         found.append(f"causes: {', '.join(unknown)} not in fixtures/basics/known_failures.yaml")
     if unknown := sorted(needed - set(CAPABILITIES)):
         found.append(f"needs: unknown capability {', '.join(unknown)}; known are {', '.join(CAPABILITIES)}")
+    if (why := why_managed(item)) and why not in LEFT_OUT:
+        found.append(f"needs: unknown why={why!r}; known are {', '.join(LEFT_OUT)}")
     if "managed" in getattr(item, "fixturenames", ()) and "managed" not in needed:
-        found.append('takes the fixture managed: mark it with @pytest.mark.needs("managed")')
+        found.append('takes the fixture managed: mark it with @pytest.mark.needs("managed", why="breaks")')
     if defect is not None:
         missing = [key for key in DEFECT if not isinstance(defect.get(key), str)]
         if missing:

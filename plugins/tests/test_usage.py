@@ -76,6 +76,10 @@ WRONG_MARKS = """
 
     @pytest.mark.check("M00-06")
     def test_acts(managed): pass
+
+    @pytest.mark.check("M00-07")
+    @pytest.mark.needs("managed", why="so")
+    def test_why(managed): pass
 """
 
 
@@ -92,7 +96,8 @@ def test_wrong_markers_are_all_told(suite, args):
         "versions 'all' is not a PEP 440 specifier",
         "shows '(' is not a regular expression",
         "known_defect: issue, shows, reason is missing",
-        'test_acts: takes the fixture managed: mark it with @pytest.mark.needs("managed")',
+        "test_why: needs: unknown why='so'; known are breaks, ",
+        'test_acts: takes the fixture managed: mark it with @pytest.mark.needs("managed", why="breaks")',
     ):
         assert message in text, message
 

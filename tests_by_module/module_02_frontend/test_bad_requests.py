@@ -128,7 +128,7 @@ def test_wrong_requests_end_no_process_or_registration(sent: BadRequestsSent):
     by_hand="head -c 47185921 …; curl -i FRONTEND/v1/chat/completions -d @-",
     causes=[65],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="settings")
 def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: InferenceEndpoint, errors: ExpectedErrors):
     """A body of exactly the size limit is accepted, and one byte more is refused."""
     good = BadRequest(name="good", status=200).content(endpoint.model)
@@ -147,7 +147,7 @@ def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: Inferenc
     evidence="measurement",
     by_hand="send a header with content-length and then nothing; meanwhile ask for something",
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="floods")
 def test_other_requests_are_served_while_bodies_are_unfinished(endpoint: InferenceEndpoint, measure: Measure):
     """While 16 request bodies stay unfinished, another request is served, and so is one whose body arrives slowly."""
     over = Event()

@@ -23,7 +23,7 @@ from tests_by_module.module_02_frontend.counters import (
     wait_for,
 )
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", why="alone")
 
 # far more than is generated before anybody notices; on its own it would take 10 s and more
 MANY_TOKENS = 2000
@@ -124,6 +124,7 @@ def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployme
     by_hand="for i in $(seq 200); do timeout 0.2 curl -N FRONTEND/v1/completions -d '{…}' & done",
     causes=[63, 66],
 )
+@pytest.mark.needs("managed", why="floods")
 @pytest.mark.parametrize(("when", "clients"), [(EARLY, EARLY_STORM), (MIDDLE, STORM)], ids=["early", "middle"])
 def test_storm_of_disconnects_leaks_nothing(
     when: str, clients: int, run: Run, managed: ManagedDeployment, measure: Measure

@@ -55,7 +55,7 @@ def judge_refused(answers: dict[str, Answer], errors: ExpectedErrors, about: str
     evidence="requests and answers",
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'",
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="settings")
 def test_requests_beyond_the_token_budget_are_refused(run: Run, errors: ExpectedErrors, evidence: Evidence):
     """A request of exactly the token budget of the model's card is served; a longer one is refused."""
     limit = errors.token_budget.card["combined_limit"]

@@ -55,7 +55,7 @@ TIMED, TIMED_PROMPT, TIMED_TOKENS, TIMED_WITHIN_S = 12, (1000, 4000), (10, 40), 
     evidence="counters expected and found",
     by_hand="curl FRONTEND/metrics before and after a known number of requests",
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="alone")
 def test_counters_move_by_what_was_sent(
     deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence: Evidence
 ):
@@ -115,7 +115,7 @@ def test_counters_move_by_what_was_sent(
     by_hand="time curl -N FRONTEND/v1/completions -d '{…}'; curl FRONTEND/metrics",
     causes=[62],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="alone")
 def test_histograms_hold_what_clients_measured(run: Run, deployment: Deployment, measure: Measure):
     """The histograms' sums of tokens equal the known load, and their sums of seconds match the client's clock."""
     before = wait_for(deployment, idle, COUNTED_WITHIN_S)

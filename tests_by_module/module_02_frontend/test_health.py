@@ -55,7 +55,7 @@ def test_health_names_who_is_registered(
     by_hand="kill the last worker; curl FRONTEND/v1/models",
     causes=[21, 24, 26],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="breaks")
 def test_model_without_workers_is_not_offered(run: Run, measure: Measure, evidence: Evidence):
     """After the last worker leaves, the model is not listed and not ready, and requests for it fail at once."""
     with run.own_deployment("module_02.leaving") as deployment:

@@ -60,7 +60,7 @@ def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[F
     evidence="table with reasons",
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [300000 token ids]}'; the frontend's log",
 )
-@pytest.mark.needs("managed", "mocker")
+@pytest.mark.needs("managed", "mocker", why="settings")
 @pytest.mark.parametrize("plane", ["tcp", "nats"])
 def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     plane: str, run: Run, inventory: Inventory, errors: ExpectedErrors, evidence: Evidence

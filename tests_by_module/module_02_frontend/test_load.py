@@ -23,7 +23,7 @@ ENDS_WITHIN_S = 60
     by_hand="aiperf profile … --concurrency 256 --request-count 256",
     causes=[23, 34, 62],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="floods")
 def test_256_streams_get_their_own_answers(run: Run, endpoint: InferenceEndpoint, measure: Measure, evidence: Evidence):
     """256 streams at once all complete, each with the usage of its own prompt and limit, and none hangs."""
     requests = plan(run.seed, STREAMS, PROMPT_TOKENS, OUTPUT_TOKENS)

@@ -11,7 +11,7 @@ from fixtures.load.from_here import LEFT
 from tests_by_module.module_03_workers_and_backends.contract import contract
 from tests_by_module.module_03_workers_and_backends.engine_run import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", why="settings")
 
 
 def broken(answer: Answer) -> str | None:

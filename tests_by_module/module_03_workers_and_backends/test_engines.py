@@ -9,7 +9,7 @@ from fixtures.product.services.engines import ENGINES
 from tests_by_module.module_03_workers_and_backends.engine_run import Column
 from tests_by_module.module_03_workers_and_backends.engine_table import HEADERS, side_by_side
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", why="breaks")
 
 
 def record_slowest(engine: str, columns: list[Column], measure: Measure) -> None:
@@ -55,6 +55,7 @@ def test_every_declared_engine_serves(columns: list[Column], evidence: Evidence)
 )
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("weights")
+@pytest.mark.needs("managed", why="next_to")
 def test_greedy_answers_equal_those_of_transformers(columns: list[Column], measure: Measure, evidence: Evidence):
     """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
     of = {column.name: column.compared for column in columns if column.compared}

@@ -18,7 +18,7 @@ from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", why="breaks")
 
 BACK_WITHIN_S = 30
 # what Dynamo asks for unless it is told otherwise

@@ -145,7 +145,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
     by_hand="curl FRONTEND/v1/models",
     causes=[28],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="breaks")
 def test_namespaces_do_not_mix(run: Run, managed: ManagedDeployment, etcd: Etcd):
     """A frontend neither lists nor serves a worker of another namespace in the same etcd."""
     foreign = {"namespace": f"{managed.settings.namespace}_foreign", "model_name": "model-of-another-namespace"}

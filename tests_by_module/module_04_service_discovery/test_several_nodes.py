@@ -80,7 +80,7 @@ def test_workers_register_their_own_nodes_data_address(
     by_hand="a worker on another node; nvext.backend_instance_id",
     causes=[27],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="breaks")
 def test_worker_that_joins_on_another_node_serves(
     run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure
 ):

@@ -25,7 +25,7 @@ from tests_by_module.module_05_messaging.events import (
     unique_prompt,
 )
 
-pytestmark = pytest.mark.needs("managed", "jetstream_runtime")
+pytestmark = pytest.mark.needs("managed", "jetstream_runtime", why="settings")
 
 CONSUMED_WITHIN_S = 10
 

@@ -11,7 +11,7 @@ from fixtures.clients.nats import Refused, connected, monitor, stalled_subscribe
 from fixtures.product.services.control_plane import Nats
 from fixtures.run import Run
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", why="next_to")
 
 MESSAGES = 20
 ACK_WAIT_S = 1.0

@@ -14,7 +14,7 @@ from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import ask, unique_prompt
 from tests_by_module.module_05_messaging.outage import record_loss
 
-pytestmark = pytest.mark.needs("managed")
+pytestmark = pytest.mark.needs("managed", why="settings")
 
 REQUESTS = 4
 
@@ -59,6 +59,7 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Manag
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[7],
 )
+@pytest.mark.needs("managed", why="breaks")
 def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure: Measure, evidence: Evidence):
     """With requests over TCP, the loss of NATS costs no request, and KV events are recovered."""
     with run.own_deployment("module_05.events", request_plane="tcp", event_plane="nats") as deployment:
@@ -76,6 +77,7 @@ def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure: Me
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[23],
 )
+@pytest.mark.needs("managed", why="breaks")
 def test_nats_lost_with_requests_over_nats_recovers(
     run: Run, requests_over_nats: ManagedDeployment, measure: Measure, evidence: Evidence
 ):

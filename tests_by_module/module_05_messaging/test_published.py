@@ -168,7 +168,7 @@ def small_caches(run: Run) -> SmallCaches:
     by_hand="ask both workers the same; compare block_hash in their KV events",
     causes=[4, 5],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="settings")
 def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches: SmallCaches, evidence: Evidence):
     """Two workers publish the same block hashes for the same prompt, so that a router can match them."""
     twice, events, _, sizes = small_caches
@@ -198,7 +198,7 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches: SmallC
     by_hand="--num-gpu-blocks-override 48; nats sub '>'; look for removed",
     causes=[7, 21],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="settings")
 def test_what_a_full_cache_drops_is_published_as_removed(small_caches: SmallCaches, measure: Measure):
     """A worker whose cache is full publishes the blocks that it drops, and never holds more than fits."""
     _, _, events, _ = small_caches

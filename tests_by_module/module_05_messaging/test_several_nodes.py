@@ -96,7 +96,7 @@ def told_by_a_worker_on(name: str, run: Run, deployment: ManagedDeployment) -> t
     by_hand="a worker on another node; nats sub '>'; send it a prompt twice",
     causes=[1, 14],
 )
-@pytest.mark.needs("managed", "nats_events")
+@pytest.mark.needs("managed", "nats_events", why="breaks")
 def test_kv_events_of_other_nodes_reach_the_router(
     run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure, evidence: Evidence
 ):

@@ -37,7 +37,7 @@ from tests_by_module.module_05_messaging.events import (
 )
 from tests_by_module.module_05_messaging.outage import record_loss
 
-pytestmark = pytest.mark.needs("managed", "private_network")
+pytestmark = pytest.mark.needs("managed", "private_network", why="settings")
 
 PUBLISHERS_CHECK = "M05-19"
 WORKERS = 2
@@ -152,6 +152,7 @@ def through(deployment: Deployment, frontend: Frontend) -> InferenceEndpoint:
     by_hand="two frontends: send a prompt to one, then to the other",
     causes=[1, 14],
 )
+@pytest.mark.needs("managed", why="next_to")
 def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
     """A router applies events received over zmq: a prompt that another frontend routed is a hit."""
     deployment, prompt = over_zmq.deployment, unique_prompt(20)
@@ -180,6 +181,7 @@ def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
     by_hand="kill -KILL nats-server under load; start it again",
     causes=[7],
 )
+@pytest.mark.needs("managed", why="breaks")
 def test_nats_lost_with_events_over_zmq_costs_nothing(
     run: Run, over_zmq: OverZmq, measure: Measure, evidence: Evidence
 ):

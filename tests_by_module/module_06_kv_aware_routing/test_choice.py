@@ -118,7 +118,7 @@ def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: 
     by_hand="tr '\\0' '\\n' < /proc/PID/environ | grep PYTHONHASHSEED",
     causes=[5],
 )
-@pytest.mark.needs("managed", role="worker")
+@pytest.mark.needs("managed", role="worker", why="alone")
 @pytest.mark.needs("real_engine", role="worker")
 def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence: Evidence):
     """Every worker computes the same block hashes for the same prompt."""

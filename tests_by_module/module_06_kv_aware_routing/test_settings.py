@@ -16,7 +16,7 @@ from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
 from tests_by_module.module_06_kv_aware_routing.routing import Routed, send, workers_of
 
-pytestmark = pytest.mark.needs("managed", "kv_router")
+pytestmark = pytest.mark.needs("managed", "kv_router", why="settings")
 
 BLOCKS = 5
 TTL_S = 2

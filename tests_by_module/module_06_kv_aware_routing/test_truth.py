@@ -116,7 +116,7 @@ def test_nothing_in_common_never_hits(name: str, replays: Replays):
     by_hand="the same trace with --router-mode round-robin",
     causes=[1, 5, 9],
 )
-@pytest.mark.needs("managed")
+@pytest.mark.needs("managed", why="settings")
 def test_kv_routing_saves_what_round_robin_computes_again(
     replays: Replays, control: ManagedDeployment, measure: Measure, evidence: Evidence
 ):

@@ -30,7 +30,7 @@ from tests_by_module.module_06_kv_aware_routing.routing import (
     send,
 )
 
-pytestmark = pytest.mark.needs("managed", "kv_router")
+pytestmark = pytest.mark.needs("managed", "kv_router", why="breaks")
 
 CAPACITY = 40  # blocks of a cache that is soon full
 BLOCKS = 5
@@ -47,6 +47,7 @@ BEYOND_LEASE_S = 3
     by_hand="a worker with few blocks; send more prefixes than fit",
     causes=[2, 7],
 )
+@pytest.mark.needs("managed", why="settings")
 def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence: Evidence):
     """The router stops predicting blocks that a worker evicted, and still predicts those it kept."""
     size = traces.block_size

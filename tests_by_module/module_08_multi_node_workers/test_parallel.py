@@ -21,7 +21,7 @@ from fixtures.run import Run
 
 pytestmark = [
     pytest.mark.needs("multi_node"),
-    pytest.mark.needs("managed"),
+    pytest.mark.needs("managed", why="settings"),
     pytest.mark.needs("real_engine", role="worker"),
     pytest.mark.needs("weights"),
 ]

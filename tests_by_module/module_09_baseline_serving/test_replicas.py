@@ -12,7 +12,7 @@ from fixtures.clients.inference import InferenceEndpoint
 from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
 
-pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
+pytestmark = [pytest.mark.needs("managed", why="next_to"), pytest.mark.needs("real_engine")]
 
 
 @pytest.mark.smoke

@@ -17,7 +17,7 @@ from fixtures.load.workloads import WORKLOADS
 from fixtures.product.services.vllm_server import VllmServer
 from fixtures.run import Run
 
-pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
+pytestmark = [pytest.mark.needs("managed", why="next_to"), pytest.mark.needs("real_engine"), pytest.mark.performance]
 
 
 @check(

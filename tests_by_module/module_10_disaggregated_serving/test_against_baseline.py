@@ -16,7 +16,7 @@ from fixtures.basics.measure import Measure
 from fixtures.load.workloads import profiles
 
 FAIR_CHECK = "M10-09"
-pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.performance]
+pytestmark = [pytest.mark.needs("managed", why="next_to"), pytest.mark.needs("real_engine"), pytest.mark.performance]
 
 
 @pytest.fixture(scope="package")

@@ -22,7 +22,7 @@ from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
     Sides,
 )
 
-pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
+pytestmark = [pytest.mark.needs("managed", why="settings"), pytest.mark.needs("real_engine")]
 
 IDLE_WITHIN_S = 120
 

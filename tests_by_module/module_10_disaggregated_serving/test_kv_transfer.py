@@ -33,7 +33,7 @@ from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
     Sides,
 )
 
-pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine")]
+pytestmark = [pytest.mark.needs("managed", why="settings"), pytest.mark.needs("real_engine")]
 
 # of KV that is moved for the witness: far above what else a deployment says meanwhile
 LEAST_WITNESSED_BYTES = 4_000_000

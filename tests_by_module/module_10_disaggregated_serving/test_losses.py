@@ -17,7 +17,7 @@ from fixtures.product.deployments.deployment import Equipment
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import Sides
 
-pytestmark = [pytest.mark.needs("managed"), pytest.mark.needs("real_engine"), pytest.mark.destructive]
+pytestmark = [pytest.mark.needs("managed", why="breaks"), pytest.mark.needs("real_engine"), pytest.mark.destructive]
 
 BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
 
