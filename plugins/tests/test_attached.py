@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,12 @@ SETTLES_WITHIN_S = 20
 TESTS = LOCAL_INVENTORY.parents[1] / "tests_by_module"
 # those that the frontend counts: for an answer of the model; inventory/README.md counts the others as well
 SMOKE_REQUESTS = 20
+# those that count, or send many at once, and need no port of a worker
+OPENED = (
+    *("M02-21", "M02-23", "M02-25", "M02-30", "M02-36", "M03-02", "M03-03", "M03-04", "M03-09", "M03-10"),
+    *("M04-11", "M04-24", "M04-25", "M05-19", "M05-20", "M05-21"),
+)
+LOAD_PER_S = 20
 
 
 def test_what_was_started_by_hand_is_checked_and_left_as_it_was(start, inventory, tmp_path):
@@ -155,6 +162,25 @@ def test_what_requests_leave_behind_is_found(defaults, tree):
     assert "etcd: the bytes that it uses grow by" in told["M00-21"], told["M00-21"]
     others = {check: each for check, each in told.items() if check not in ("M00-18", "M00-21")}
     assert all(each.startswith("passed") for each in others.values()), others
+
+
+def test_what_disturbs_nobody_runs_within_the_declared_load(defaults, tree):
+    before, revision, began = defaults.asked(), defaults.revision(), time.monotonic()
+    status, told, text = attach(
+        defaults,
+        tree,
+        *modules("02", "03", "04", "05"),
+        "-k",
+        " or ".join((*OPENED, "M02-24", "M02-20")),
+        dynamo_attached_load=str(LOAD_PER_S),
+    )
+    took_s = time.monotonic() - began
+    assert status == 0, text
+    assert {check: told[check].partition(":")[0] for check in OPENED} == dict.fromkeys(OPENED, "passed"), text
+    assert 100 < defaults.asked() - before <= 1 + LOAD_PER_S * took_s
+    assert defaults.revision() == revision, "something was written into etcd"
+    assert "sends more at once than dynamo_attached_load allows" in told["M02-24"], told
+    assert "it needs a deployment with settings" in told["M02-20"], told
 
 
 def test_what_is_left_out_is_found_out(defaults, tree):

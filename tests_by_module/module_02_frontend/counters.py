@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.dynamo_versions import Dialect
+from fixtures.basics.errors import NotOffered
 from fixtures.clients import prometheus
 from fixtures.clients.prometheus import Metrics
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
 
 FRONTEND = "dynamo_frontend_"
 STARTED, REQUESTS = f"{FRONTEND}requests_started_total", f"{FRONTEND}requests_total"
@@ -69,3 +70,17 @@ def wait_for(deployment: Deployment, reached: Callable[[Snapshot], bool], within
 
 def idle(now: Snapshot) -> bool:
     return not any(now.in_flight.values())
+
+
+def idle_at_first(deployment: Deployment, within_s: float) -> Snapshot:
+    """A snapshot of an idle deployment; the last one at the deadline, unless others use it: then raises NotOffered."""
+    first = wait_for(deployment, idle, within_s)
+    if deployment.shared and not idle(first):
+        raise NotOffered(NOT_QUIET)
+    return first
+
+
+def require_alone(deployment: Deployment, before: Snapshot, after: Snapshot, sent: int) -> None:
+    """Raises NotOffered where the frontend was sent more than these requests, and they may be others'."""
+    if deployment.shared and after.count(STARTED) - before.count(STARTED) > sent:
+        raise NotOffered(NOT_QUIET)

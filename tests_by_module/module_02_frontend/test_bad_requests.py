@@ -147,7 +147,6 @@ def test_body_limit_is_where_it_should_be(http: httpx.Client, endpoint: Inferenc
     evidence="measurement",
     by_hand="send a header with content-length and then nothing; meanwhile ask for something",
 )
-@pytest.mark.needs("managed", why="floods")
 def test_other_requests_are_served_while_bodies_are_unfinished(endpoint: InferenceEndpoint, measure: Measure):
     """While 16 request bodies stay unfinished, another request is served, and so is one whose body arrives slowly."""
     over = Event()

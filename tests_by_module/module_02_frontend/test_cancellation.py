@@ -20,10 +20,10 @@ from tests_by_module.module_02_frontend.counters import (
     REQUESTS,
     Snapshot,
     idle,
+    idle_at_first,
+    require_alone,
     wait_for,
 )
-
-pytestmark = pytest.mark.needs("managed", why="alone")
 
 # far more than is generated before anybody notices; on its own it would take 10 s and more
 MANY_TOKENS = 2000
@@ -108,10 +108,11 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
 @pytest.mark.parametrize("when", [EARLY, MIDDLE, WHOLE])
 def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure: Measure):
     """When a client disconnects, its request is cancelled and counted, and frontend and worker stop working on it."""
-    before = wait_for(deployment, idle, NOTICED_WITHIN_S)
+    before = idle_at_first(deployment, NOTICED_WITHIN_S)
     left = leave_once(when, run, deployment)
     after = settled(deployment, before, left)
     measure("tokens_generated", after.count(OUTPUT_TOKENS) - before.count(OUTPUT_TOKENS))
+    require_alone(deployment, before, after, left)
     judge(before, after, left, when)
     measure.judge()
 

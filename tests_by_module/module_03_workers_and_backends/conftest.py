@@ -9,7 +9,7 @@ from fixtures.basics.errors import BringUpFailed
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_03_workers_and_backends.engine_run import Column, end, look
+from tests_by_module.module_03_workers_and_backends.engine_run import Column, end, look, look_at_running
 from tests_by_module.module_03_workers_and_backends.oracle import judged
 
 SERVES_CHECK = "M03-01"
@@ -17,7 +17,13 @@ SERVES_CHECK = "M03-01"
 
 @pytest.fixture(scope="package")
 def columns(run: Run, inventory: Inventory) -> list[Column]:
-    """The engines in the order of the inventory. Raises BringUpFailed for one that never serves, or fails later."""
+    """The engines in the order of the inventory, or that of a deployment that runs already.
+
+    Raises BringUpFailed for one that never serves, or fails later.
+    """
+    if not inventory.cluster.dynamo_managed:
+        spec = inventory.runtime(inventory.with_role("worker")[0].dynamo_runtime)
+        return [look_at_running(run.deployment(), spec, run.seed)]
     seen = []
     for spec in inventory.engines:
         letters = re.sub(r"\W", "_", spec.name)

@@ -16,6 +16,7 @@ from fixtures.cluster.probes.probe import families, footprint
 from fixtures.load.from_here import RequestRecord, run_load
 from fixtures.load.plan import ordinary_prompt, plan
 from fixtures.load.traces import Traces
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
@@ -56,9 +57,12 @@ class Column:
     """All that was seen of one engine. Answers are by the contract's names of prompts and wrong requests."""
 
     runtime: RuntimeSpec
-    argv: list[str]
-    startup: StartUp
-    taken: dict[str, Any]
+    # others send to its workers as well
+    shared: bool
+    # of an engine that the suite has started
+    argv: list[str] = field(default_factory=list)
+    startup: StartUp = field(init=False, repr=False)
+    taken: dict[str, Any] = field(default_factory=dict)
     prompt_tokens: dict[str, int] = field(default_factory=dict)
     whole: dict[str, Answer] = field(default_factory=dict)
     streamed: dict[str, Answer] = field(default_factory=dict)
@@ -67,6 +71,7 @@ class Column:
     refusals: dict[str, Answer] = field(default_factory=dict)
     after_refusals: Answer = field(default_factory=Answer)
     left: RequestRecord = field(init=False, repr=False)  # there once `look` is through
+    busy_before: bool = False
     idle_after_s: float | None = None
     block_size: int = 0
     events: list[KvEvent] | None = None
@@ -88,12 +93,24 @@ def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str)
     pid = worker.require_process().pgid
     family = families(worker.node, [pid], [])[pid]
     taken = footprint(worker.node, [pid])[pid]
-    column = Column(spec, family[0]["argv"], _startup(deployment, worker, spec, taken["began_at"]), taken)
+    column = Column(spec, deployment.shared, family[0]["argv"], taken)
+    column.startup = _startup(deployment, worker, spec, taken["began_at"])
+    _question(column, deployment, seed)
+    _store(column, deployment, seed, salt)
+    return column
+
+
+def look_at_running(deployment: Deployment, spec: RuntimeSpec, seed: int) -> Column:
+    """What can be asked of an engine that runs already, whose KV events are not its own alone."""
+    column = Column(spec, deployment.shared)
+    _question(column, deployment, seed)
+    return column
+
+
+def _question(column: Column, deployment: Deployment, seed: int) -> None:
     _ask(column, deployment)
     _be_refused(column, deployment)
     _leave(column, deployment, seed)
-    _store(column, deployment, seed, salt)
-    return column
 
 
 def _startup(deployment: ManagedDeployment, worker: Worker, spec: RuntimeSpec, began_at: float) -> StartUp:
@@ -116,34 +133,48 @@ def _told_at(log: str, line: str | None) -> float | None:
     return datetime.fromisoformat(f"{found[1]}+00:00").timestamp() if found else None
 
 
-def _page(deployment: ManagedDeployment) -> prometheus.Metrics:
-    (worker,) = deployment.workers
-    return prometheus.scrape(deployment.reach(f"{worker.system_url}/metrics"))
+def _pages(deployment: Deployment) -> list[prometheus.Metrics]:
+    """Those of all workers that serve one."""
+    urls = [worker.system_url for worker in deployment.registered_workers() if worker.system_url]
+    return [prometheus.scrape(deployment.reach(f"{url}/metrics")) for url in urls]
 
 
-def _counts(column: Column, page: prometheus.Metrics, deployment: ManagedDeployment) -> dict[str, float]:
-    dialect = deployment.settings.dialect
-    requests = page.total_or_zero(dialect.metrics.worker_requests, dynamo_endpoint=dialect.worker_endpoint)
-    metrics = column.facts.metrics or {}
-    return {"requests": requests} | {what: page.total_or_zero(metrics[what]) for what in metrics if what != "running"}
+def _counts(column: Column, deployment: Deployment) -> dict[str, float]:
+    """Of all workers together."""
+    dialect, pages = deployment.settings.dialect, _pages(deployment)
+    name, endpoint = dialect.metrics.worker_requests, dialect.worker_endpoint
+    counts = {"requests": sum(page.total_or_zero(name, dynamo_endpoint=endpoint) for page in pages)}
+    for what, metric in (column.facts.metrics or {}).items():
+        if what != "running":
+            counts[what] = sum(page.total_or_zero(metric) for page in pages)
+    return counts
 
 
-def _ask(column: Column, deployment: ManagedDeployment) -> None:
+def _in_hand(column: Column, deployment: Deployment) -> float:
+    """Requests that workers have, and the engine where it tells."""
+    dialect, running = deployment.settings.dialect, (column.facts.metrics or {}).get("running")
+    name, endpoint = dialect.metrics.worker_in_flight, dialect.worker_endpoint
+    pages = _pages(deployment)
+    held = sum(page.total(name, dynamo_endpoint=endpoint) for page in pages)
+    return held + sum(page.total(running) for page in pages if running)
+
+
+def _ask(column: Column, deployment: Deployment) -> None:
     """Every prompt, whole and streamed, and what the engine counts of that."""
-    tokenizer, before = deployment.tokenizer(), _counts(column, _page(deployment), deployment)
+    tokenizer, before = deployment.tokenizer(), _counts(column, deployment)
     greedy = {"max_tokens": contract().max_tokens, "temperature": 0, "ignore_eos": True}
     for name, prompt in contract().prompts.items():
         column.prompt_tokens[name] = tokenizer.count(prompt)
         for send, answers in ((complete, column.whole), (stream, column.streamed)):
             answers[name] = send(deployment.endpoint, prompt, timeout_s=ANSWERS_WITHIN_S, **greedy)
-    after = _counts(column, _page(deployment), deployment)
+    after = _counts(column, deployment)
     column.counted = {what: count - before[what] for what, count in after.items()}
 
 
-def _be_refused(column: Column, deployment: ManagedDeployment) -> None:
+def _be_refused(column: Column, deployment: Deployment) -> None:
     endpoint = deployment.endpoint
-    (registered,) = deployment.registered_workers()
-    context = (registered.card or {}).get("context_length") or 0
+    cards = [worker.card or {} for worker in deployment.registered_workers()]
+    context = max((card.get("context_length") or 0 for card in cards), default=0)
     for name, wrong in contract().wrong_requests.items():
         long = ordinary_prompt(context + (wrong.beyond_context or 0))
         body = {"max_tokens": 1} | wrong.changes
@@ -153,17 +184,14 @@ def _be_refused(column: Column, deployment: ManagedDeployment) -> None:
     column.after_refusals = complete(endpoint, "and a good one?", timeout_s=ANSWERS_WITHIN_S, max_tokens=1)
 
 
-def _leave(column: Column, deployment: ManagedDeployment, seed: int) -> None:
+def _leave(column: Column, deployment: Deployment, seed: int) -> None:
     """A client that disconnects in the middle of a stream, and how long its worker still has it in hand."""
+    column.busy_before = bool(_in_hand(column, deployment))
     requests = plan(seed, 1, (10, 10), (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=LEAVES_AFTER)
     (column.left,) = run_load(deployment.endpoint, requests, concurrency=1, within_s=STREAM_WITHIN_S)
-    running = (column.facts.metrics or {}).get("running")
-    dialect = deployment.settings.dialect
 
     def idle() -> tuple[bool | None, object]:
-        page = _page(deployment)
-        held = page.total(dialect.metrics.worker_in_flight, dynamo_endpoint=dialect.worker_endpoint)
-        held += page.total(running) if running else 0
+        held = _in_hand(column, deployment)
         return (None if held else True), f"{held:g} in hand"
 
     column.idle_after_s = _seconds_until(idle, NOTICED_WITHIN_S)
@@ -194,7 +222,9 @@ def end(column: Column, deployment: ManagedDeployment, seed: int) -> None:
     tokens = _tokens_for(column.streamed.values())
 
     def in_flight() -> float:
-        return _page(deployment).total_or_zero(deployment.settings.dialect.metrics.worker_in_flight)
+        return sum(
+            page.total_or_zero(deployment.settings.dialect.metrics.worker_in_flight) for page in _pages(deployment)
+        )
 
     before = in_flight()
     with Threads(1) as pool:

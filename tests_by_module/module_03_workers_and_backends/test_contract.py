@@ -3,15 +3,15 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients.answer import Answer
 from fixtures.load.from_here import LEFT
+from fixtures.product.deployments.deployment import NOT_QUIET
 from tests_by_module.module_03_workers_and_backends.contract import contract
 from tests_by_module.module_03_workers_and_backends.engine_run import KV_BLOCKS, LEAVES_AFTER, NOTICED_WITHIN_S, Column
-
-pytestmark = pytest.mark.needs("managed", why="settings")
 
 
 def broken(answer: Answer) -> str | None:
@@ -124,10 +124,13 @@ def test_unknown_token_is_refused_with_400(columns: list[Column], evidence: Evid
     by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl WORKER/metrics",
     causes=[63],
 )
+@pytest.mark.needs("system_port")
 def test_engine_stops_when_its_client_disconnects(columns: list[Column], measure: Measure):
     """An engine stops generating soon after its client disconnects."""
     noticed_s = []
     for column in columns:
+        if column.shared and column.busy_before:
+            raise NotOffered(NOT_QUIET)
         left = column.left
         assert left.outcome == LEFT and len(left.answer.chunks) >= LEAVES_AFTER, (
             f"{column.name}: the client was to leave after {LEAVES_AFTER} chunks: {left.describe()}"
@@ -146,8 +149,9 @@ def test_engine_stops_when_its_client_disconnects(columns: list[Column], measure
     evidence="counted and sent",
     by_hand="curl WORKER/metrics before and after",
 )
+@pytest.mark.needs("system_port")
 def test_workers_count_what_they_served(columns: list[Column], evidence: Evidence):
-    """A worker's counters move by exactly the requests, prompt tokens and generated tokens it was sent."""
+    """A worker's counters move by exactly the requests and tokens it was sent, by no less where others send, too."""
     for column in columns:
         sent = 2 * len(column.whole)  # whole and streamed
         expected = {"requests": sent}
@@ -157,7 +161,9 @@ def test_workers_count_what_they_served(columns: list[Column], evidence: Evidenc
         rows = [(what, number, column.counted.get(what)) for what, number in expected.items()]
         evidence.table(f"counted by {column.name}", ["what", "sent", "counted"], rows)
         wrong = [
-            f"{what}: {number} were sent, {counted} counted" for what, number, counted in rows if number != counted
+            f"{what}: {number} were sent, {counted} counted"
+            for what, number, counted in rows
+            if number != counted and not (column.shared and counted and counted > number)
         ]
         Findings(wrong).judge(about=f"{column.name} counts something else than it was sent")
 
@@ -168,6 +174,7 @@ def test_workers_count_what_they_served(columns: list[Column], evidence: Evidenc
     by_hand="nats sub '*.*.*.*.*.*.kv-events'; send a new prompt of whole blocks",
     causes=[1, 7],
 )
+@pytest.mark.needs("managed", why="alone")
 @pytest.mark.needs("nats_events")
 def test_kv_events_tell_what_was_stored(columns: list[Column]):
     """For a new prompt, every engine publishes each full block once, as one chain from the beginning."""

@@ -17,9 +17,10 @@ from fixtures.plants.proxy import CorruptingProxy, Exchange
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import ServedModel
 from fixtures.product.services.control_plane import Etcd
-from fixtures.product.services.dynamo import Worker
+from fixtures.product.services.dynamo import Frontend, Worker
 from tests_by_module.module_04_service_discovery.cards import fetched
 
+STARTS_WITHIN_S = 60
 OTHER_LOOPBACK = "127.0.0.2"
 
 
@@ -80,6 +81,30 @@ class StaleInstanceKey(Plant):
         value = value.replace(str(template.instance_id), str(dead_id)).replace(f":{template.port}/", ":9/")
         with deployment.etcd_client() as etcd:
             etcd.put(key, value)
+
+
+class SecondFrontendBeside(Plant):
+    """Somebody starts one more frontend on the deployment's etcd, and nobody declares it."""
+
+    catches = {"M04-24": "dynamo.frontend"}
+
+    def __init__(self) -> None:
+        self.stranger: Frontend | None = None
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        known = deployment.frontend
+        self.stranger = Frontend("stranger", known.node, known.runtime, known.settings)
+        self.stranger.start(Deadline(STARTS_WITHIN_S, "the frontend that nobody declares"))
+
+    def undo(self) -> None:
+        if self.stranger and self.stranger.is_alive():
+            self.stranger.kill()
+
+
+class ProxyInFront(CorruptingProxy):
+    """A proxy that changes nothing stands where clients take the frontend to be."""
+
+    catches = {"M04-25": "a proxy, gateway or cache"}
 
 
 class FrontendIgnoresItsNamespace(SettingsPlant):
@@ -306,7 +331,10 @@ class CardNamesAnotherTokenizer(CardRewritten):
 class FrontendReportsLongerContext(CorruptingProxy):
     """A proxy in front of the frontend reports a context of a million tokens in the list of models."""
 
-    catches = {"M04-19": "the frontend reports the context length 1000000"}
+    catches = {
+        "M04-19": "the frontend reports the context length 1000000",
+        "M04-25": "a proxy, gateway or cache",
+    }
 
     def body(self, exchange: Exchange, body: dict[str, Any]) -> dict[str, Any]:
         if exchange.path != "/v1/models":

@@ -1,6 +1,6 @@
 """A load of known prompts, and the KV events that it was seen to publish."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
@@ -14,6 +14,8 @@ from fixtures.product.deployments.deployment import Deployment
 
 # events leave a worker some milliseconds after the answer has
 PUBLISHED_WITHIN_S = 5
+# what has not come by then never does: a publisher that NATS has lost is back within this time, or has given up
+NEVER_AFTER_S = 20
 SENTENCES = (8, 20, 40)
 STORED_HEADERS = ("worker", "tokens", "block size", "blocks", "chains published")
 
@@ -42,6 +44,9 @@ class Published:
     messages: list[Message]
     events: list[KvEvent]
     block_sizes: dict[int, int]
+    # blocks that the load filled, and seconds from its last answer until so many were published, or nobody waited on
+    blocks: int
+    waited_s: float
 
 
 def ask(deployment: Deployment, prompt: str, *, max_tokens: int = 70) -> Asked:
@@ -133,6 +138,10 @@ def unmatched(
     return rows, wrong
 
 
+def blocks_stored(events: Iterable[KvEvent]) -> int:
+    return sum(len(event.blocks) for event in events if event.kind == "stored")
+
+
 def misnumbered(events: Iterable[KvEvent]) -> list[str]:
     """Publishers whose messages are not numbered one by one, in words. Without any number, that is what is told."""
     numbers: dict[int, list[int]] = {}
@@ -148,21 +157,55 @@ def misnumbered(events: Iterable[KvEvent]) -> list[str]:
     ]
 
 
+def strangers(events: Iterable[KvEvent], registered: Container[int]) -> list[str]:
+    """Workers of events that are not `registered` (instance ids), and publishers that are one too many, in words."""
+    by_worker: dict[int, set[int]] = {}
+    for event in events:
+        if event.publisher is not None:
+            by_worker.setdefault(event.worker_id, set()).add(event.publisher)
+    wrong = [
+        f"worker {worker:x} publishes KV events (publisher {_hex(publishers)}) and is not registered in etcd: a "
+        "foreign worker or publisher is on this deployment's subject"
+        for worker, publishers in by_worker.items()
+        if worker not in registered
+    ]
+    wrong += [
+        f"publishers {_hex(publishers)} all speak for worker {worker:x}, which has one: the others are foreign"
+        for worker, publishers in by_worker.items()
+        if len(publishers) > 1
+    ]
+    speaks_for: dict[int, set[int]] = {}
+    for worker, publishers in by_worker.items():
+        for publisher in publishers:
+            speaks_for.setdefault(publisher, set()).add(worker)
+    return wrong + [
+        f"publisher {publisher:x} speaks for several workers: {_hex(workers)}"
+        for publisher, workers in speaks_for.items()
+        if len(workers) > 1
+    ]
+
+
+def _hex(numbers: Iterable[int]) -> str:
+    return ", ".join(f"{number:x}" for number in sorted(numbers))
+
+
 def _odd(seen: list[int]) -> str:
     if len(set(seen)) < len(seen):
         return "a message came twice"
     return "a message is missing" if seen == sorted(seen) else "out of order"
 
 
-def wait_for_blocks(heard: Callable[[], list[KvEvent]], count: int) -> list[KvEvent]:
+def wait_for_blocks(
+    heard: Callable[[], list[KvEvent]], count: int, within_s: float = PUBLISHED_WITHIN_S
+) -> list[KvEvent]:
     """What is `heard` once `count` blocks were stored, or what there is by then."""
 
     def look() -> tuple[list[KvEvent] | None, object]:
         events = heard()
-        stored = sum(len(event.blocks) for event in events if event.kind == "stored")
+        stored = blocks_stored(events)
         return (events if stored >= count else None), f"{stored} blocks"
 
     try:
-        return wait_until(look, Deadline(PUBLISHED_WITHIN_S, f"{count} blocks to be published as stored"))
+        return wait_until(look, Deadline(within_s, f"{count} blocks to be published as stored"))
     except DeadlineExceeded:
         return heard()  # the check judges how many there are

@@ -1,17 +1,26 @@
 """Plants that prove the checks of module 05."""
 
+import math
+import threading
+import time
+from itertools import count
+
+import msgpack
+
 from fixtures.basics.deadline import Deadline
 from fixtures.clients.nats import Message
 from fixtures.clients.nats import Nats as Client
 from fixtures.plants.lab import Unreachable
 from fixtures.plants.plant import Plant, SettingsPlant, point, with_argv
 from fixtures.plants.processes import WithoutPrefixCaching
-from fixtures.plants.wire import OnTheWire
+from fixtures.plants.wire import EventFilter, OnTheWire
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.run_stages import DECLARED
 from fixtures.product.services.control_plane import Nats
 from fixtures.product.services.dynamo import Worker
 
+STRANGER = 0x57A46E4
+HELD_BACK_S = 12
 # of the module's own deployments all but "events", which are compared with the run's own
 EVERYWHERE = (DECLARED, "module_05.durable", "module_05.requests", "module_05.zmq", "module_05.caches")
 
@@ -108,6 +117,8 @@ class KvEventsNotPublished(WithoutPrefixCaching):
         "M05-16": "stored blocks",
         "M05-17": "nothing is stored",
         "M05-18": "kv_hit_rate",
+        "M05-26": "no KV event was seen",
+        "M05-27": "lost, not late",
     }
     failures = (1,)
     on = EVERYWHERE
@@ -178,6 +189,55 @@ class KvEventSentTwice(OnTheWire):
         if message.subject.endswith("kv-events") and message.data not in self._repeated:
             self._repeated.add(message.data)
             client.publish(message.subject, message.data)
+
+
+class StrangerOnTheSubject(OnTheWire):
+    """Somebody else publishes KV events on the deployment's subject, for a worker that is not there."""
+
+    catches = {"M05-26": "is not registered in etcd"}
+    speaks_for_more = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = count()
+
+    def hears(self, client: Client, message: Message) -> None:
+        if not message.subject.endswith("kv-events"):
+            return
+        envelope = msgpack.unpackb(message.data)
+        if envelope["publisher_id"] == STRANGER:
+            return
+        events = msgpack.unpackb(envelope["payload"])
+        for event in events:
+            event["worker_id"] += self.speaks_for_more
+        told = {"publisher_id": STRANGER, "sequence": next(self._numbers), "payload": msgpack.packb(events)}
+        client.publish(message.subject, msgpack.packb(envelope | told))
+
+
+class StrangerSpeaksForAWorker(StrangerOnTheSubject):
+    """Somebody else repeats a worker's KV events, as a publisher of its own that says it is that worker."""
+
+    catches = {"M05-26": "which has one"}
+    speaks_for_more = 0
+
+
+class KvEventsLate(EventFilter):
+    """What stands between workers and NATS holds KV events back for 12 s, and loses none."""
+
+    catches = {"M05-27": "last_event_after_answer_s"}
+    failures = (7,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[int, float] = {}
+
+    def event(self, payload: bytes) -> bytes:
+        # those that wait behind the first one go on with it
+        connection = threading.get_ident()
+        if time.monotonic() - self._last.get(connection, -math.inf) > HELD_BACK_S:
+            threading.Event().wait(HELD_BACK_S)
+        self._last[connection] = time.monotonic()
+        return payload
 
 
 class EventsOnAnOldSubject(OnTheWire):

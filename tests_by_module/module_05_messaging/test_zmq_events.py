@@ -9,14 +9,14 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
-from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.errors import BringUpFailed, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvent
-from fixtures.clients.nats import Message, connected
+from fixtures.clients.nats import Message
 from fixtures.clients.zmq_events import NobodyPublishes, zmq_kv_events
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -37,7 +37,7 @@ from tests_by_module.module_05_messaging.events import (
 )
 from tests_by_module.module_05_messaging.outage import record_loss
 
-pytestmark = pytest.mark.needs("managed", "private_network", why="settings")
+pytestmark = pytest.mark.needs("private_network")
 
 PUBLISHERS_CHECK = "M05-19"
 WORKERS = 2
@@ -47,21 +47,41 @@ WORKERS = 2
 class OverZmq:
     """A deployment with events over zmq, a known load, its KV events, and all that was on NATS meanwhile."""
 
-    deployment: ManagedDeployment
+    deployment: Deployment
+    workers: int
     addresses: dict[str, str]
     asked: list[Asked]
     events: list[KvEvent]
     block_sizes: dict[int, int]
-    on_nats: list[Message]
+    # None where there is no NATS
+    on_nats: list[Message] | None
+
+    @property
+    def managed(self) -> ManagedDeployment:
+        """For checks that start and end parts of it."""
+        assert isinstance(self.deployment, ManagedDeployment)
+        return self.deployment
+
+
+@contextmanager
+def deployment_over_zmq(run: Run) -> Iterator[tuple[Deployment, int]]:
+    """One of its own with so many workers, or the one that runs already. Raises NotOffered where that is on NATS."""
+    if run.inventory.cluster.dynamo_managed:
+        planes: dict[str, Any] = {"event_plane": "zmq", "request_plane": "tcp", "router_mode": "kv"}
+        with run.own_deployment("module_05.zmq", workers=WORKERS, **planes) as own:
+            yield own, WORKERS
+        return
+    running = run.deployment()
+    if running.settings.event_plane != "zmq":
+        raise NotOffered("events do not go over zmq: DYN_EVENT_PLANE=zmq of frontend and workers puts them there")
+    yield running, len(running.registered_workers())
 
 
 @pytest.fixture(scope="module")
 def over_zmq(run: Run) -> Iterator[OverZmq]:
     """Raises BringUpFailed when a worker's publisher is not where etcd says."""
-    planes: dict[str, Any] = {"event_plane": "zmq", "request_plane": "tcp", "router_mode": "kv"}
     with ExitStack() as stack:
-        deployment = stack.enter_context(run.own_deployment("module_05.zmq", workers=WORKERS, **planes))
-        settings = deployment.settings
+        deployment, workers = stack.enter_context(deployment_over_zmq(run))
         try:
             channels = deployment.event_channels("kv-events", PUBLISHED_WITHIN_S)
         except DeadlineExceeded as error:
@@ -72,13 +92,14 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
             told = ", ".join(f"{each.key.name}: {each.address}" for each in channels)
             raise BringUpFailed(PUBLISHERS_CHECK, f"{error}; etcd says {told}") from None
         sizes = block_sizes(deployment)
-        client = stack.enter_context(connected(deployment.reach(settings.nats_url)))
-        with everything_on(client) as messages:
+        with ExitStack() as meanwhile:
+            messages = None
+            if deployment.settings.nats_url:
+                messages = meanwhile.enter_context(everything_on(meanwhile.enter_context(deployment.nats_client())))
             asked, blocks = known_load(deployment, sizes)
             events = wait_for_blocks(seen.look, blocks)
-            client.flush()
         addresses = {f"{each.worker_id:x}": each.address for each in channels}
-        yield OverZmq(deployment, addresses, asked, events, sizes, messages)
+        yield OverZmq(deployment, workers, addresses, asked, events, sizes, messages)
 
 
 @check(
@@ -91,7 +112,9 @@ def over_zmq(run: Run) -> Iterator[OverZmq]:
 def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence: Evidence):
     """Each worker registers a publisher of KV events, and a ZMQ publisher answers at that address."""
     evidence.table("publishers", ["worker", "address"], [list(each) for each in over_zmq.addresses.items()])
-    assert len(over_zmq.addresses) == WORKERS, f"{WORKERS} workers were started, publishers are {over_zmq.addresses}"
+    assert len(over_zmq.addresses) == over_zmq.workers, (
+        f"there are {over_zmq.workers} workers, publishers are {over_zmq.addresses}"
+    )
 
 
 @check(
@@ -102,6 +125,8 @@ def test_publishers_are_where_etcd_says(over_zmq: OverZmq, evidence: Evidence):
 )
 def test_with_events_over_zmq_nothing_is_on_nats(over_zmq: OverZmq, evidence: Evidence):
     """With events over zmq and requests over tcp, the deployment sends nothing over NATS."""
+    if over_zmq.on_nats is None:
+        raise NotOffered("dynamo_nats_url is not declared: this deployment has no NATS")
     namespace = over_zmq.deployment.settings.namespace
     mine = sorted({each.subject for each in over_zmq.on_nats if namespace in each.subject})
     evidence.text("subjects", "\n".join(sorted({each.subject for each in over_zmq.on_nats})) or "none")
@@ -155,7 +180,7 @@ def through(deployment: Deployment, frontend: Frontend) -> InferenceEndpoint:
 @pytest.mark.needs("managed", why="next_to")
 def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
     """A router applies events received over zmq: a prompt that another frontend routed is a hit."""
-    deployment, prompt = over_zmq.deployment, unique_prompt(20)
+    deployment, prompt = over_zmq.managed, unique_prompt(20)
     name = deployment.settings.dialect.metrics.kv_events_applied
     with second_frontend(deployment) as second:
         metrics = f"{second.node.reach(second.url)}/metrics"
@@ -186,6 +211,6 @@ def test_nats_lost_with_events_over_zmq_costs_nothing(
     run: Run, over_zmq: OverZmq, measure: Measure, evidence: Evidence
 ):
     """With events over zmq and requests over tcp, the loss of NATS costs no request and no KV event."""
-    _, wrong = record_loss(run, over_zmq.deployment, measure, evidence)
+    _, wrong = record_loss(run, over_zmq.managed, measure, evidence)
     Findings(wrong).judge()
     measure.judge()

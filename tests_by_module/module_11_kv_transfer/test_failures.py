@@ -39,7 +39,6 @@ def refusal(act: Callable[[], Any]) -> str | None:
     evidence="measurement",
     by_hand="kill -KILL PID of b under repeated moves of a",
 )
-@pytest.mark.needs("managed", why="breaks")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
     operation: Operation, pair: Pair, survivor: Side, spare: Side, evidence: Evidence, measure: Measure
