@@ -4,8 +4,9 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
-from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.errors import CouldNotLook, NotOffered
 from fixtures.basics.measure import Measure
+from fixtures.clients import access
 from fixtures.clients.inference import complete
 from fixtures.load.from_here import LEFT, RequestRecord, run_load
 from fixtures.load.plan import plan
@@ -83,7 +84,10 @@ def leave(when: str, seed: int, deployment: Deployment, clients: int) -> list[Re
 
 
 def leave_once(when: str, run: Run, deployment: Deployment) -> int:
-    """Send a request and leave it; returns how many were left. Raises CouldNotLook when the moment was never met."""
+    """Send a request and leave it; returns how many were left.
+
+    Raises CouldNotLook when the moment was never met; NotOffered where the pace of questions may be why.
+    """
     if when == WHOLE:
         answer = complete(deployment.endpoint, "a", timeout_s=1, max_tokens=MANY_TOKENS, ignore_eos=True)
         assert "ReadTimeout" in (answer.error or ""), (
@@ -95,7 +99,13 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
         # on a busy machine the first token may be quicker than we are; all that we left must be counted
         if when == MIDDLE or not record.answer.chunks:
             return times
-    raise CouldNotLook(f"{TRIES} times the first token came before its client could leave")
+    never = f"{TRIES} times the first token came before its client could leave"
+    if pace := access.of(deployment.endpoint.url).pace:
+        raise NotOffered(
+            f"{never}: the frontend is asked {pace.per_s:g} times a second (dynamo_attached_load) whether it has the "
+            "request; a greater number may be soon enough"
+        )
+    raise CouldNotLook(never)
 
 
 @check(

@@ -22,13 +22,14 @@ FOLLOWS_WITHIN_S = 2
 @dataclass(frozen=True)
 class Routed:
     """One request: `predicted` are the blocks that the router found cached on the worker that it chose (None: it made
-    no prediction), `reused` the tokens that the worker says it did not compute."""
+    no prediction), `reused` the tokens that the worker says it did not compute, `took_s` its time to the end."""
 
     prompt_tokens: int
     worker: int | None
     predicted: int | None
     reused: int
     error: str | None = None
+    took_s: float = 0.0
 
     @property
     def told(self) -> str:
@@ -132,6 +133,7 @@ def routed(answer: Answer, prompt_tokens: int, block_size: int) -> Routed:
         next(iter(answer.worker_ids), None),
         None if rate is None else round(rate * math.ceil(prompt_tokens / block_size)),
         (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+        took_s=answer.duration_s,
     )
 
 
