@@ -23,7 +23,7 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
     """
     if not inventory.cluster.dynamo_managed:
         spec = inventory.runtime(inventory.with_role("worker")[0].dynamo_runtime)
-        return [look_at_running(run.deployment(), spec, run.seed)]
+        return [look_at_running(run.deployment(), spec, run.seed, run.run_id)]
     seen = []
     for spec in inventory.engines:
         letters = re.sub(r"\W", "_", spec.name)

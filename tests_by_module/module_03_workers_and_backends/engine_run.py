@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
+from fixtures.basics.errors import NotOffered
 from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.clients.kv_events import KvEvent, kv_events
@@ -64,6 +65,7 @@ class Column:
     startup: StartUp = field(init=False, repr=False)
     taken: dict[str, Any] = field(default_factory=dict)
     prompt_tokens: dict[str, int] = field(default_factory=dict)
+    no_tokenizer: str | None = None  # why the model's own has not counted them
     whole: dict[str, Answer] = field(default_factory=dict)
     streamed: dict[str, Answer] = field(default_factory=dict)
     # by "requests" and the contract's names of an engine's own metrics
@@ -81,6 +83,11 @@ class Column:
     @property
     def name(self) -> str:
         return self.runtime.name
+
+    def require_tokenizer(self) -> None:
+        """Raises NotOffered."""
+        if self.no_tokenizer:
+            raise NotOffered(self.no_tokenizer)
 
     @property
     def facts(self) -> EngineFacts:
@@ -100,10 +107,11 @@ def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str)
     return column
 
 
-def look_at_running(deployment: Deployment, spec: RuntimeSpec, seed: int) -> Column:
-    """What can be asked of an engine that runs already, whose KV events are not its own alone."""
+def look_at_running(deployment: Deployment, spec: RuntimeSpec, seed: int, salt: str) -> Column:
+    """What can be asked of an engine that runs already."""
     column = Column(spec, deployment.shared)
     _question(column, deployment, seed)
+    _store(column, deployment, seed, salt)
     return column
 
 
@@ -161,14 +169,19 @@ def _in_hand(column: Column, deployment: Deployment) -> float:
 
 def _ask(column: Column, deployment: Deployment) -> None:
     """Every prompt, whole and streamed, and what the engine counts of that."""
-    tokenizer, before = deployment.tokenizer(), _counts(column, deployment)
+    before = _counts(column, deployment)
     greedy = {"max_tokens": contract().max_tokens, "temperature": 0, "ignore_eos": True}
     for name, prompt in contract().prompts.items():
-        column.prompt_tokens[name] = tokenizer.count(prompt)
         for send, answers in ((complete, column.whole), (stream, column.streamed)):
             answers[name] = send(deployment.endpoint, prompt, timeout_s=ANSWERS_WITHIN_S, **greedy)
     after = _counts(column, deployment)
     column.counted = {what: count - before[what] for what, count in after.items()}
+    try:
+        tokenizer = deployment.tokenizer()
+    except NotOffered as error:
+        column.no_tokenizer = str(error)
+    else:
+        column.prompt_tokens = {name: tokenizer.count(prompt) for name, prompt in contract().prompts.items()}
 
 
 def _be_refused(column: Column, deployment: Deployment) -> None:
@@ -197,9 +210,9 @@ def _leave(column: Column, deployment: Deployment, seed: int) -> None:
     column.idle_after_s = _seconds_until(idle, NOTICED_WITHIN_S)
 
 
-def _store(column: Column, deployment: ManagedDeployment, seed: int, salt: str) -> None:
-    """A prompt of whole blocks that nobody has sent before, and the events of it; None where they are not on NATS."""
-    (registered,) = deployment.registered_workers()
+def _store(column: Column, deployment: Deployment, seed: int, salt: str) -> None:
+    """A prompt of whole blocks that nobody has sent before, and the events meanwhile; None: they are not on NATS."""
+    registered = deployment.registered_workers()[0]
     column.block_size = (registered.card or {}).get("kv_cache_block_size") or 0
     if deployment.settings.event_plane != "nats" or not column.block_size:
         return

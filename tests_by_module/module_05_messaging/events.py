@@ -7,7 +7,8 @@ from uuid import uuid4
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.errors import CouldNotLook
-from fixtures.clients.inference import Answer, complete
+from fixtures.clients.answer import Answer, addressed_to
+from fixtures.clients.inference import complete
 from fixtures.clients.kv_events import KvEvent, decode
 from fixtures.clients.nats import Message, Nats
 from fixtures.product.deployments.deployment import Deployment
@@ -49,9 +50,12 @@ class Published:
     waited_s: float
 
 
-def ask(deployment: Deployment, prompt: str, *, max_tokens: int = 70) -> Asked:
-    """One request, which must be answered: without a load there is nothing to see. Raises AssertionError."""
-    answer = complete(deployment.endpoint, prompt, max_tokens=max_tokens, ignore_eos=True)
+def ask(deployment: Deployment, prompt: str, *, max_tokens: int = 70, of: int | None = None) -> Asked:
+    """One request, which must be answered: without a load there is nothing to see. `of`: the worker that is named.
+
+    Raises AssertionError.
+    """
+    answer = complete(deployment.endpoint, prompt, max_tokens=max_tokens, ignore_eos=True, nvext=addressed_to(of))
     assert answer.ok and answer.worker_ids, f"a request of the load was not served: {answer.describe()}"
     return Asked(prompt, answer)
 

@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -17,10 +18,12 @@ from fixtures.clients.kv_events import KvEvent
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_05_messaging.events import (
+    PUBLISHED_WITHIN_S,
     STORED_HEADERS,
     Asked,
     Published,
     ask,
+    block_sizes,
     chains,
     kv_events,
     misnumbered,
@@ -161,6 +164,49 @@ def small_caches(run: Run) -> SmallCaches:
             return SmallCaches(twice, first, wait_for_blocks(heard, blocks), sizes)
 
 
+class OfBoth(NamedTuple):
+    """Each prompt asked of one worker and of another, the KV events meanwhile, and the workers' block sizes."""
+
+    pairs: list[tuple[Asked, Asked]]
+    events: list[KvEvent]
+    block_sizes: list[int]
+
+    def prefixes(self, one: Asked, other: Asked) -> list[set[tuple[int, ...]]]:
+        """The chains that begin with so many blocks as the prompt fills, of the one worker and of the other."""
+        whole = one.answer.counted("prompt_tokens") // max(self.block_sizes)
+        return [
+            {tuple(chain[:whole]) for chain in chains(self.events, each.worker_id) if len(chain) >= whole}
+            for each in (one, other)
+        ]
+
+
+@pytest.fixture(scope="module")
+def of_both(request: pytest.FixtureRequest, deployment: Deployment) -> OfBoth:
+    """Asked in turn of workers of its own; or by name of those that run already. Raises NotOffered."""
+    if not deployment.shared:
+        twice, events, _, own_sizes = request.getfixturevalue("small_caches")
+        return OfBoth([(twice[0], twice[1]), (twice[2], twice[3])], events, own_sizes)
+    if deployment.settings.event_plane != "nats":
+        raise NotOffered("events do not go over NATS: DYN_EVENT_PLANE=nats of frontend and workers puts them there")
+    sizes = block_sizes(deployment)
+    if len(sizes) < 2:
+        raise NotOffered("it needs two workers, and one is registered")
+    named, subject = list(sizes)[:2], deployment.subject("kv-events")
+    with deployment.nats_client() as client, client.capture(subject) as messages:
+        asked = [[ask(deployment, prompt, of=each) for each in named] for prompt in map(unique_prompt, (20, 30))]
+        pairs = [(one, other) for one, other in asked]
+        if any([one.worker_id, other.worker_id] != named for one, other in pairs):
+            raise NotOffered("the router does not send requests to the worker that they name")
+
+        def look() -> tuple[OfBoth | None, object]:
+            found = OfBoth(pairs, kv_events(client, messages, subject), [sizes[each] for each in named])
+            return (found if all(all(found.prefixes(*pair)) for pair in pairs) else None), "not all chains yet"
+
+        with suppress(DeadlineExceeded):  # the check says what is not there
+            return wait_until(look, Deadline(PUBLISHED_WITHIN_S, "the workers' KV events"))
+        return OfBoth(pairs, kv_events(client, messages, subject), [sizes[each] for each in named])
+
+
 @check(
     "M05-11",
     judged="one prompt asked of both: the chains published for it begin alike",
@@ -168,21 +214,16 @@ def small_caches(run: Run) -> SmallCaches:
     by_hand="ask both workers the same; compare block_hash in their KV events",
     causes=[4, 5],
 )
-@pytest.mark.needs("managed", why="settings")
-def test_the_same_prefix_has_the_same_hashes_on_two_workers(small_caches: SmallCaches, evidence: Evidence):
+def test_the_same_prefix_has_the_same_hashes_on_two_workers(of_both: OfBoth, evidence: Evidence):
     """Two workers publish the same block hashes for the same prompt, so that a router can match them."""
-    twice, events, _, sizes = small_caches
-    size = max(sizes)
     wrong = Findings()
-    for one, other in (twice[:2], twice[2:]):
+    for one, other in of_both.pairs:
         assert one.worker_id != other.worker_id, (
-            f"asked in turn, one worker answered both times; the workers' block sizes are {sizes}"
+            f"asked in turn, one worker answered both times; the workers' block sizes are {of_both.block_sizes}"
         )
+        prefixes = of_both.prefixes(one, other)
+        size = max(of_both.block_sizes)
         whole = one.answer.counted("prompt_tokens") // size
-        prefixes = [
-            {tuple(chain[:whole]) for chain in chains(events, each.worker_id) if len(chain) >= whole}
-            for each in (one, other)
-        ]
         evidence.text(f"{whole} blocks", "\n".join(str(each) for each in prefixes))
         if not all(prefixes):
             wrong.add(f"no chain of {whole} blocks of {size} was published by both workers")
