@@ -10,13 +10,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
-from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.deadline import Deadline, Threads, wait_until
 from fixtures.product.deployments.deployment import Equipment
 from plugins.tests.by_hand import members
 
 READY_WITHIN_S, ENDS_WITHIN_S, RUN_WITHIN_S = 60, 20, 240
 STANDARD_STREAMS = 3
+# longer than a read may take, shorter than a lease; together shorter than the reads of M04-11
+STOPPED_S, CONTINUED_S = 0.8, 0.7
 # inside a network namespace ports are free, and ZMQ publishers, which bind every address, are reached by nobody else.
 # The second address is what workers register as their machine's: the first that is no loopback.
 START = """
@@ -54,8 +57,9 @@ sys.exit(b"tiny-qwen3" not in urllib.request.urlopen("http://127.0.0.1:8000/v1/m
 class ByDefault:
     """What was started, from within its network."""
 
-    def __init__(self, shell: subprocess.Popen[bytes], tree: Path, folder: Path) -> None:
+    def __init__(self, shell: subprocess.Popen[bytes], tree: Path, folder: Path, etcd: str) -> None:
         self.logs = f"{folder}/*.log"
+        self.etcd = etcd
         self._shell = shell
         self._inside = ("nsenter", "--target", str(shell.pid), "--net", "--user", "--preserve-credentials")
         self._tree = tree
@@ -91,14 +95,38 @@ class ByDefault:
         The bound is on the number of a descriptor, and those of closed connections are free again: only one below all
         of its own leaves none.
         """
-        argv = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members(self._shell.pid)}
-        (pid,) = (pid for pid, words in argv.items() if module.encode() in words)
+        pid = self._process(module)
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (STANDARD_STREAMS, before[1]))
         try:
             yield
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+    @contextmanager
+    def stalling(self, word: str) -> Iterator[None]:
+        """The process with that word in its command is stopped and continued in pulses while inside."""
+        pid, over = self._process(word), Event()
+
+        def pulse() -> None:
+            while not over.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                over.wait(STOPPED_S)
+                os.kill(pid, signal.SIGCONT)
+                over.wait(CONTINUED_S)
+
+        with Threads(1) as pool:
+            pulses = pool.submit(pulse)
+            try:
+                yield
+            finally:
+                over.set()
+                pulses.result()
+
+    def _process(self, word: str) -> int:
+        argv = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members(self._shell.pid)}
+        (pid,) = (pid for pid, words in argv.items() if word.encode() in words)
+        return pid
 
     def asked(self) -> int:
         """Requests that the frontend has counted so far, whatever became of them."""
@@ -120,7 +148,7 @@ def by_default(equipment: Equipment, folder: Path, tree: Path) -> Iterator[ByDef
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("DYN_", "ETCD_", "NATS_"))}
     shell = subprocess.Popen(argv, env={**plain, **given}, start_new_session=True)
     try:
-        theirs = ByDefault(shell, tree, folder)
+        theirs = ByDefault(shell, tree, folder, equipment.server("etcd"))
         wait_until(theirs.lists_the_model, Deadline(READY_WITHIN_S, "a Dynamo with its defaults"), every_s=0.5)
         yield theirs
     finally:

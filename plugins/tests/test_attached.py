@@ -195,6 +195,14 @@ def test_what_disturbs_nobody_runs_within_the_declared_load(defaults, tree):
     assert "it needs a deployment with settings" in told["M02-20"], told
 
 
+def test_an_etcd_that_stalls_is_seen_by_reads_alone(defaults, tree):
+    revision = defaults.revision()
+    with defaults.stalling(defaults.etcd):
+        status, told, text = attach(defaults, tree, *modules("04"), "-k", "M04-11")
+    assert status == 1 and "read_ms_max" in told["M04-11"], text
+    assert defaults.revision() == revision, "something was written into etcd"
+
+
 def test_what_is_left_out_is_found_out(defaults, tree):
     planes = dict.fromkeys(("dynamo_request_plane", "dynamo_event_plane", "dynamo_router_mode"), "")
     status, told, text = attach(defaults, tree, *modules("00", "05", "06"), "-k", "plane or kv_mode", **planes)
