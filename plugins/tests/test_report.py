@@ -14,6 +14,7 @@ FILTER = (ROOT / "reports" / "templates" / "filter.js").read_text(encoding="utf-
 XSS = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 TESTS = f"""
+    from fixtures.basics.deadline import pause
     from fixtures.basics.errors import BringUpFailed, BlockedByHardware
     XSS = {XSS!r}
 
@@ -21,6 +22,7 @@ TESTS = f"""
     @pytest.mark.smoke
     def test_green(measure, evidence):
         '''Every component of the picture is there.'''
+        pause(0.25, XSS)
         measure("cold_start_s", 12.5)
         measure("import_s", 0.8)
         evidence.table("Keys in etcd", ["key", "lease", XSS], [["v1/instances/a", 10, XSS], ["v1/mdc/b", 10, ""]])
@@ -102,6 +104,9 @@ def test_the_page_says_all_and_runs_nothing_of_it(reported):
         "dynamo#3493",
         "no threshold",
         "too few",
+        '<svg class="gantt" role="img"',
+        "with 1 runner. It takes",
+        "Waits by reason",
     ):
         assert text in ours, text
     assert "dynamo#1188" not in ours  # a cause between nodes, and the inventory has one
