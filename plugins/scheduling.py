@@ -1,7 +1,11 @@
-"""Under xdist each module package stays on one runner: its deployment comes up once, its checks keep their order."""
+"""Under xdist each module package stays on one runner: its deployment comes up once, its checks keep their order.
+
+Checks that wait long for a deployment of their own begin first, wherever a runner is free.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +27,21 @@ ALL_ON_ONE = (
 )
 
 
+class LongWaitsFirst(OrderedDict[str, dict[str, bool]]):
+    """The tests that wait for a runner, by scope; those of `first` are given out before all others."""
+
+    def __init__(self, first: set[str]) -> None:
+        super().__init__()
+        self._first = first
+
+    def popitem(self, last: bool = True) -> tuple[str, dict[str, bool]]:
+        if not last and (waits := next((scope for scope in self if scope in self._first), None)):
+            return waits, self.pop(waits)
+        return super().popitem(last)
+
+
 class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """The scope of a test is its module package; of a test outside tests_by_module, its file.
+    """The scope of a test is its module package; of a test outside tests_by_module, its file; of a long wait, itself.
 
     All are one scope where a check has its nodes for itself. What a runner that died leaves goes on in another runner,
     without the test that ran.
@@ -34,6 +51,10 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
         super().__init__(config, log)
         self._deaths = deaths
         self._alone = False
+        settings = settings_of(config)
+        assert settings is not None
+        self._long_waits = {check.node_id for check in settings.known if check.marked("long_wait")}
+        self.workqueue = LongWaitsFirst(self._long_waits)
 
     def schedule(self) -> None:
         settings = settings_of(self.config)
@@ -47,6 +68,8 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
     def _split_scope(self, nodeid: str) -> str:
         if self._alone:
             return TESTS
+        if nodeid in self._long_waits:
+            return nodeid
         parts = nodeid.split("::")[0].split("/")
         return "/".join(parts[:2] if parts[0] == TESTS else parts)
 

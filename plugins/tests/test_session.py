@@ -45,6 +45,32 @@ def test_each_module_stays_on_one_runner(suite):
     assert alone == together
 
 
+LONG_WAIT = """
+    import os
+
+    def begins(name):
+        with open("begun", "a") as file:
+            print(os.getpid(), name, file=file)
+
+    @pytest.mark.check("MNUMBER-01")
+    @pytest.mark.parametrize("n", range(6))
+    def test_short(n): begins("short")
+
+    @pytest.mark.check("MNUMBER-02")
+    @pytest.mark.long_wait
+    def test_waits(): begins("waits")
+"""
+
+
+def test_long_waits_begin_first_on_any_runner(suite):
+    for number in range(2):
+        suite.module(number, LONG_WAIT.replace("NUMBER", f"{number:02}"))
+    assert suite.run("-n", "2").ret == 0
+    first = dict(reversed([line.split() for line in (suite.path / "begun").read_text().splitlines()]))
+    assert list(first.values()) == ["waits", "waits"]
+    assert len(suite.record()["checks"]) == 14
+
+
 ALONE = """
     import os
 

@@ -85,6 +85,7 @@ def lose_etcd(run: Run, deployment: ManagedDeployment, down_s: float, measure: M
     by_hand="kill -KILL etcd, start it again on its data directory",
     causes=[16, 25],
 )
+@pytest.mark.long_wait
 def test_etcd_restarted_within_the_lease_loses_nothing(run: Run, measure: Measure, evidence: Evidence):
     """When etcd is killed and restarted within the lease, requests, registrations and processes continue."""
     ttl = max(LEASE_TTL_S, run.inventory.cluster.dynamo_lease_ttl_s)
@@ -115,6 +116,7 @@ def default_lease(run: Run) -> Iterator[ManagedDeployment]:
     reason="A frontend ends after a 2 s loss of etcd with the default lease of 10 s. A lease of 26 s "
     "(ETCD_LEASE_TTL) outlasts it.",
 )
+@pytest.mark.long_wait
 def test_default_lease_outlasts_a_short_loss_of_etcd(
     run: Run, default_lease: ManagedDeployment, measure: Measure, evidence: Evidence
 ):
@@ -129,6 +131,7 @@ def test_default_lease_outlasts_a_short_loss_of_etcd(
     by_hand="kill -KILL etcd, wait longer than the lease, start all again",
     causes=[16],
 )
+@pytest.mark.long_wait
 def test_etcd_away_for_longer_than_the_lease(run: Run, measure: Measure, evidence: Evidence):
     """After a loss of etcd longer than the lease, processes act as this version is known to; a restart repairs all."""
     with run.own_deployment("module_04.outage") as deployment:

@@ -65,6 +65,7 @@ def test_requests_over_nats_go_to_the_worker_s_subject(requests_over_nats: Deplo
     causes=[7],
 )
 @pytest.mark.needs("managed", why="breaks")
+@pytest.mark.long_wait
 def test_nats_lost_with_requests_over_tcp_costs_no_request(run: Run, measure: Measure, evidence: Evidence):
     """With requests over TCP, the loss of NATS costs no request, and KV events are recovered."""
     with run.own_deployment("module_05.events", request_plane="tcp", event_plane="nats") as deployment:
