@@ -11,7 +11,7 @@ from typing import Any
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.plants.background import Background, LeasesRenewed
 from fixtures.plants.lab import OnTheLab, Unreachable
-from fixtures.plants.plant import Plant, SettingsPlant, point, with_env
+from fixtures.plants.plant import Plant, SettingsPlant, point, with_argv, with_env
 from fixtures.plants.processes import JoiningWorkerCrashes
 from fixtures.plants.proxy import CorruptingProxy, Exchange
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -184,6 +184,15 @@ class EtcdStalls(Background):
             process.signal(signal.SIGSTOP)
             self._ended.wait(self.STALL_S)
             process.signal(signal.SIGCONT)
+
+
+class EtcdSyncsNothing(Plant):
+    """etcd runs with --unsafe-no-fsync: what it confirms is in memory, and a crash of its node loses it."""
+
+    catches = {"M04-11": "fsyncs_a_write"}
+
+    def planned(self, deployment: ManagedDeployment) -> None:
+        with_argv(deployment.etcd, lambda argv: [*argv, "--unsafe-no-fsync"])
 
 
 class DefaultLeaseOfAMinute(SettingsPlant):
