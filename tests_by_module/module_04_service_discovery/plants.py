@@ -271,6 +271,16 @@ class AnotherChatTemplate(OtherModelFiles):
         return content | {"chat_template": f"Answer in rhymes.\n{content['chat_template']}"}
 
 
+class ChatTemplateForgets(OtherModelFiles):
+    """Workers are started with a copy of the model whose chat template keeps the last message of a chat only."""
+
+    catches = {"M02-47": "the chat template leaves it out", "M04-18": "another tokenizer_config.json"}
+    file = "tokenizer_config.json"
+
+    def altered(self, content: dict[str, Any]) -> dict[str, Any]:
+        return content | {"chat_template": "{%- set messages = messages[-1:] -%}" + content["chat_template"]}
+
+
 class AnotherVocabulary(OtherModelFiles):
     """Workers are started with a copy of the model whose configuration has a smaller vocabulary."""
 
