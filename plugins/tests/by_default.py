@@ -15,6 +15,7 @@ from threading import Event
 from fixtures.basics.deadline import Deadline, Threads, wait_until
 from fixtures.product.deployments.deployment import Equipment
 from plugins.tests.by_hand import members
+from plugins.tests.children import environment
 
 READY_WITHIN_S, ENDS_WITHIN_S, RUN_WITHIN_S = 60, 20, 240
 STANDARD_STREAMS = 3
@@ -67,7 +68,8 @@ class ByDefault:
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """A command of Python in the copy of the suite."""
         command = [*self._inside, sys.executable, *argv]
-        return subprocess.run(command, cwd=self._tree, capture_output=True, text=True, timeout=RUN_WITHIN_S)
+        env = environment()
+        return subprocess.run(command, cwd=self._tree, capture_output=True, text=True, timeout=RUN_WITHIN_S, env=env)
 
     @contextmanager
     def in_the_background(self, script: str) -> Iterator[None]:
@@ -145,8 +147,7 @@ def by_default(equipment: Equipment, folder: Path, tree: Path) -> Iterator[ByDef
         "MODEL": equipment.model.path,
     }
     argv = ["unshare", "--map-root-user", "--net", "bash", "-c", START]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("DYN_", "ETCD_", "NATS_"))}
-    shell = subprocess.Popen(argv, env={**plain, **given}, start_new_session=True)
+    shell = subprocess.Popen(argv, env={**environment("DYN_", "ETCD_", "NATS_"), **given}, start_new_session=True)
     try:
         theirs = ByDefault(shell, tree, folder, equipment.server("etcd"))
         wait_until(theirs.lists_the_model, Deadline(READY_WITHIN_S, "a Dynamo with its defaults"), every_s=0.5)

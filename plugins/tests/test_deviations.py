@@ -119,7 +119,7 @@ def attached(inventory, deployment: ManagedDeployment, **variables: str | None) 
     """The inventory of whoever attaches to it; variables without dynamo_, None takes one out."""
     settings = deployment.settings
     urls = {"etcd_url": settings.etcd_url, "nats_url": settings.nats_url, "frontend_url": deployment.frontend_url}
-    declared = {"managed": "false", "namespace": NAMESPACE, **urls, **variables}
+    declared = {"managed": "false", "attached_load": "1000", "namespace": NAMESPACE, **urls, **variables}
     lines = tuple(f"dynamo_{name}: {value}" for name, value in declared.items() if value is not None)
     return inventory(cluster=lines, dynamo_runtime="installed", dynamo_event_plane=settings.event_plane)
 

@@ -82,7 +82,7 @@ class FrontendPortTaken(Plant):
 class EtcdWithFewDescriptors(Plant):
     """etcd is started where a process may open 100 files."""
 
-    catches = {"M00-02": 'etcd has 100 file descriptors: "file descriptor limit["'}
+    catches = {"M00-02": 'file descriptors left: "file descriptor limit["'}
 
     def planned(self, deployment: ManagedDeployment) -> None:
         with_argv(deployment.etcd, lambda argv: ["prlimit", "--nofile=100", *argv])

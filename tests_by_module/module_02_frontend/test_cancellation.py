@@ -118,6 +118,10 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
 @pytest.mark.parametrize("when", [EARLY, MIDDLE, WHOLE])
 def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure: Measure):
     """When a client disconnects, its request is cancelled and counted, and frontend and worker stop working on it."""
+    if deployment.shared and deployment.request_url != deployment.reach(deployment.frontend_url):
+        raise NotOffered(
+            "dynamo_frontend_direct_url is another address: what stands before the frontend decides what it passes on"
+        )
     before = idle_at_first(deployment, NOTICED_WITHIN_S)
     left = leave_once(when, run, deployment)
     after = settled(deployment, before, left)

@@ -29,7 +29,7 @@ OF_A_MIDDLEBOX = ("via", "server", "x-cache", "age", "x-served-by", "x-envoy-ups
 @check(
     "M04-24",
     judged="on each node the processes of Dynamo that are connected to the deployment's etcd or NATS, against those "
-    "behind the declared ports and their children",
+    "behind the declared ports and those of registered workers of any model, and their children",
     evidence="table of connections",
     by_hand="ss -tnp state established dport = :2379",
     causes=[28],
@@ -45,7 +45,7 @@ def test_nobody_else_uses_the_control_plane(run: Run, deployment: Deployment, in
     nodes = run.nodes()
     picture = draw(deployment, inventory, nodes)
     seen = dict(zip(nodes, in_parallel(sockets, list(nodes.values())), strict=True))
-    ours = {name: pids_of(deployment, picture, node) for name, node in nodes.items()}
+    ours = {name: pids_of(deployment, picture, node, seen[name]) for name, node in nodes.items()}
     servers = {each.kind: each for each in picture.components if each.kind in ("etcd", "nats") and each.found}
     further = further_frontends(inventory, picture, seen)
     rows = [
@@ -68,9 +68,11 @@ def test_nobody_else_uses_the_control_plane(run: Run, deployment: Deployment, in
     ).judge()
 
 
-def pids_of(deployment: Deployment, picture: Picture, node: Node) -> set[int]:
+def pids_of(deployment: Deployment, picture: Picture, node: Node, seen: Mapping[str, Any]) -> set[int]:
     """What this run has started on a node, or what is behind the deployment's ports, with all that descend from it."""
     pids = {each.pid for each in picture.components if each.node == node.name and each.pid}
+    places = {(each.address, each.port) for each in deployment.registered_workers(every_model=True)}
+    pids |= {each["pid"] for each in seen["listening"] if each["pid"] and tuple(each["local"]) in places}
     if isinstance(deployment, ManagedDeployment):
         mine = [each for each in deployment.services if each.node.name == node.name and each.is_alive()]
         pids |= {each.require_process().pgid for each in mine}
