@@ -1,7 +1,6 @@
 """Runs of the real suite with a plant in place."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 from fixtures.plants.plant import Plant
 from fixtures.tests.module_source import TESTS, checks_of
 from plugins.plants import modules_of
+from plugins.tests.children import environment
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("conftest.py", "pyproject.toml", "fixtures", "plugins", "inventory", TESTS)
@@ -61,13 +61,12 @@ def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_ne
         command = [*ALONE, LOOPBACK_UP, *command, "inventory/private.yaml"]
     else:
         command.append(f"inventory/{inventory}.yaml")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     latest = suite / "reports" / "latest"
     latest.unlink(missing_ok=True)
     done = subprocess.run(
         command,
         cwd=suite,
-        env=environment,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
