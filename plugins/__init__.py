@@ -18,6 +18,7 @@ ALL = [
     "plugins.evidence",
     "plugins.sampling",
     "plugins.record",
+    "plugins.estimate",
     "plugins.terminal",
     "plugins.summary",
     "plugins.report",

@@ -45,6 +45,16 @@ def test_each_module_stays_on_one_runner(suite):
     assert alone == together
 
 
+@pytest.mark.parametrize("args", [(), ("-n", "2")])
+def test_a_run_begins_with_how_long_the_same_checks_took(suite, args):
+    suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
+    told = re.compile(r"about 0:\d\d min: the last run of these checks took as long")
+    assert not told.search(suite.run(*args).stdout.str())
+    lines = suite.run(*args).outlines
+    (at,) = (number for number, line in enumerate(lines) if told.fullmatch(line))
+    assert not any(line.startswith(".") for line in lines[:at])
+
+
 LONG_WAIT = """
     import os
 
