@@ -36,7 +36,6 @@ def tell(recorder: Recorder) -> None:
     checks = (recorder.unfinished(node_id, "") for node_id in recorder.selected)
     asked = Asked(
         settings.inventory.fingerprint,
-        settings.plant.name if settings.plant else "",
         frozenset((check["id"], check["case"]) for check in checks),
         settings.distributing,
     )
