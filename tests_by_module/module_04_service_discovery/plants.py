@@ -69,7 +69,12 @@ class LeaseTtlIgnored(SettingsPlant):
 class StaleInstanceKey(Plant):
     """An instance key without a lease and without a process is left in etcd."""
 
-    catches = {"M00-03": "nothing listens", "M04-01": "model card", "M04-13": "stale"}
+    catches = {
+        "M00-03": "nothing listens",
+        "M04-01": "model card",
+        "M04-02": "has no lease: nobody removes it",
+        "M04-13": "stale",
+    }
     failures = (20, 21)
 
     def serving(self, deployment: ManagedDeployment) -> None:
@@ -189,7 +194,7 @@ class EtcdStalls(Background):
 class EtcdSyncsNothing(Plant):
     """etcd runs with --unsafe-no-fsync: what it confirms is in memory, and a crash of its node loses it."""
 
-    catches = {"M04-11": "fsyncs_a_write"}
+    catches = {"M04-11": "fsyncs_a_write", "M04-28": "--unsafe-no-fsync=true: what etcd confirms is in memory only"}
 
     def planned(self, deployment: ManagedDeployment) -> None:
         with_argv(deployment.etcd, lambda argv: [*argv, "--unsafe-no-fsync"])

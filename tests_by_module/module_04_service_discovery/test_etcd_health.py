@@ -3,13 +3,20 @@
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import PurePath
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import pause
+from fixtures.basics.errors import NotOffered
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients import prometheus
 from fixtures.clients.etcd import Etcd
 from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.topology import component_at
+from fixtures.run import Run
+from tests_by_module.module_04_service_discovery.etcd_settings import given, wrong_settings
 
 KEY = "acceptance/health"
 LEADER_CHANGES = "etcd_server_leader_changes_seen_total"
@@ -56,6 +63,29 @@ def test_etcd_is_fast_enough_for_its_leases(etcd: Etcd, deployment: Deployment, 
         fsync_s, fsyncs = fsyncs_of.quantile(FSYNC, 0.99)
         measure("wal_fsync_ms_p99", fsync_s * 1000, n=fsyncs)
     measure.judge()
+
+
+@check(
+    "M04-28",
+    judged="arguments, environment and configuration file of etcd's process on its node, against `etcd_settings.yaml`",
+    evidence="settings",
+    by_hand="tr '\\0' ' ' < /proc/$(pidof etcd)/cmdline; grep -z ETCD_ /proc/$(pidof etcd)/environ",
+)
+def test_etcd_keeps_what_it_confirms(run: Run, etcd: Etcd, deployment: Deployment, evidence: Evidence):
+    """etcd runs with no setting that loses what it has confirmed or changes how long a lease is."""
+    nodes = run.nodes()
+    found = component_at("etcd", deployment.settings.etcd_url, run.inventory, nodes)
+    if found.pid is None or "etcd" not in PurePath(found.argv[0] if found.argv else "").name:
+        behind = f"behind {etcd.url} is {' '.join(found.argv[:1])}" if found.argv else "no process is seen"
+        raise NotOffered(
+            f"etcd's own process is not to be seen ({behind}): dynamo_roles names the node where it runs, and it takes "
+            "the user that runs it there, or root"
+        )
+    settings = given(nodes[found.node], found.pid)
+    evidence.text("settings", "\n".join(where for _, where in settings.values()) or "none")
+    wrong = Findings()
+    wrong.extend((f"etcd (process {found.pid}) has {each}" for each in wrong_settings(settings)), node=found.node)
+    wrong.judge()
 
 
 def asked_ms(ask: Callable[[], object]) -> list[float]:

@@ -98,22 +98,28 @@ def files_behind(card: dict, deployment: Deployment) -> list[str]:
 
 @check(
     "M04-02",
-    judged="granted TTL equals the one set; each lease is alive when more than one TTL has passed",
+    judged="instance key and card have a lease; granted TTL equals the one set; each lease is alive when more than one "
+    "TTL has passed",
     evidence="table of leases",
     by_hand="etcdctl lease timetolive LEASE --keys",
     causes=[16, 25],
 )
 def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etcd, evidence: Evidence):
     """Each worker's lease has the TTL that is set and is still alive when more than one TTL has passed."""
+    registered = deployment.registered_workers()
+    keys = [key for each in registered for key in (each.instance_key, each.card_key) if key]
+    wrong = Findings(
+        f"{key.name} has no lease: nobody removes it when its worker ends" for key in keys if not key.lease_id
+    )
     expected: dict[str, int] = {}
     since = time.monotonic()
     if isinstance(deployment, ManagedDeployment):
         expected = {each.name: deployment.registered_as[each.name] for each in deployment.workers if each.is_alive()}
         since = deployment.registered_at
-    expected = expected or {worker.hex_id: worker.instance_id for worker in deployment.registered_workers()}
-    assert expected, "no worker is there: no lease to look at"
+    expected = expected or {each.hex_id: each.instance_id for each in registered if each.instance_key.lease_id}
+    assert expected or wrong, "no worker is there: no lease to look at"
     first = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
-    longest = max(lease.granted_ttl_s for lease in first.values())
+    longest = max((lease.granted_ttl_s for lease in first.values()), default=0)
     pause(since + 1.5 * max(longest, 1) - time.monotonic(), "the leases to be older than their TTL")
     later = {name: etcd.lease(lease_id) for name, lease_id in expected.items()}
     evidence.table(
@@ -124,19 +130,19 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
             for name, lease in later.items()
         ],
     )
-    wrong = [
+    wrong.extend(
         f"etcd has no lease {lease.id:x} of {name} any more: it was not renewed, or it was revoked"
         for name, lease in later.items()
         if lease.remaining_ttl_s <= 0
-    ]
+    )
     if isinstance(deployment, ManagedDeployment):
         ttl = deployment.settings.lease_ttl_s
-        wrong += [
+        wrong.extend(
             f"the lease of {name} was granted for {lease.granted_ttl_s} s, expected {ttl} s"
             for name, lease in first.items()
             if lease.remaining_ttl_s > 0 and lease.granted_ttl_s != ttl
-        ]
-    Findings(wrong).judge()
+        )
+    wrong.judge()
 
 
 @check(
