@@ -68,7 +68,11 @@ def block_sizes(deployment: Deployment) -> dict[int, int]:
 def known_load(deployment: Deployment, sizes: dict[int, int]) -> tuple[list[Asked], int]:
     """Requests of several lengths, none like another, and how many blocks they fill together."""
     asked = [ask(deployment, unique_prompt(sentences)) for sentences in SENTENCES]
-    return asked, sum((each.tokens - 1) // sizes[each.worker_id] for each in asked)
+    return asked, blocks_filled(asked, sizes)
+
+
+def blocks_filled(asked: Iterable[Asked], sizes: dict[int, int]) -> int:
+    return sum((each.tokens - 1) // sizes[each.worker_id] for each in asked)
 
 
 def unique_prompt(sentences: int) -> str:
@@ -147,17 +151,18 @@ def blocks_stored(events: Iterable[KvEvent]) -> int:
 
 
 def misnumbered(events: Iterable[KvEvent]) -> list[str]:
-    """Publishers whose messages are not numbered one by one, in words. Without any number, that is what is told."""
-    numbers: dict[int, list[int]] = {}
+    """Publishers whose messages came twice or out of order, in words. Without any number, that is what is told."""
+    numbers: dict[int, list[tuple[int, int]]] = {}
     for event in events:
         if event.publisher is not None and event.sequence is not None:
-            numbers.setdefault(event.publisher, []).append(event.sequence)
+            # one message may hold several events, each with an id
+            numbers.setdefault(event.publisher, []).append((event.sequence, event.event_id))
     if not numbers:
         return ["no numbered KV event was seen: nothing can be said of gaps"]
     return [
-        f"publisher {publisher:x} sent {seen}: {_odd(seen)}"
+        f"publisher {publisher:x} sent {[number for number, _ in seen]}: {_odd(seen)}"
         for publisher, seen in numbers.items()
-        if seen != list(range(seen[0], seen[0] + len(seen)))
+        if seen != sorted(set(seen))
     ]
 
 
@@ -193,10 +198,8 @@ def _hex(numbers: Iterable[int]) -> str:
     return ", ".join(f"{number:x}" for number in sorted(numbers))
 
 
-def _odd(seen: list[int]) -> str:
-    if len(set(seen)) < len(seen):
-        return "a message came twice"
-    return "a message is missing" if seen == sorted(seen) else "out of order"
+def _odd(seen: list[tuple[int, int]]) -> str:
+    return "a message came twice" if len(set(seen)) < len(seen) else "out of order"
 
 
 def wait_for_blocks(

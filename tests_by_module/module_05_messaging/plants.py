@@ -221,6 +221,20 @@ class StrangerSpeaksForAWorker(StrangerOnTheSubject):
     speaks_for_more = 0
 
 
+class OneKvEventInTwentyLost(EventFilter):
+    """What stands between workers and NATS loses one KV event in 20."""
+
+    catches = {"M05-10": "KV events were lost before they reached NATS"}
+    failures = (7, 14)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = count(1)
+
+    def event(self, payload: bytes) -> bytes | None:
+        return None if next(self._numbers) % 20 == 15 else payload
+
+
 class KvEventsLate(EventFilter):
     """What stands between workers and NATS holds KV events back for 12 s, and loses none."""
 

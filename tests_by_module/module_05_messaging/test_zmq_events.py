@@ -15,7 +15,7 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint, complete
-from fixtures.clients.kv_events import KvEvent
+from fixtures.clients.kv_events import KvEvent, lost_events
 from fixtures.clients.nats import Message
 from fixtures.clients.zmq_events import NobodyPublishes, zmq_kv_events
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
@@ -145,7 +145,7 @@ def test_kv_events_over_zmq_match_the_prompts(over_zmq: OverZmq, evidence: Evide
     """Over zmq each request's blocks are published, as many as its tokens fill, without gaps in numbering."""
     rows, wrong = unmatched(over_zmq.asked, over_zmq.events, over_zmq.block_sizes)
     evidence.table("stored", STORED_HEADERS, rows)
-    wrong += misnumbered(over_zmq.events)
+    wrong += lost_events(over_zmq.events) + misnumbered(over_zmq.events)
     Findings(wrong).judge()
 
 

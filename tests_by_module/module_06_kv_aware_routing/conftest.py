@@ -114,9 +114,10 @@ def replays(run: Run, deployment: Deployment, traces: Traces) -> Replays:
         }
         _one_event_each(deployment, traces)
         published = seen.look() if seen else None
+        unheard = deployment.unheard_by(seen.client) if seen else None
     after = events_applied(deployment)
     applied = {what: count - before.get(what, 0) for what, count in after.items() if count != before.get(what, 0)}
-    return Replays(done, published, applied)
+    return Replays(done, published, unheard, applied)
 
 
 def _one_event_each(deployment: Deployment, traces: Traces) -> None:

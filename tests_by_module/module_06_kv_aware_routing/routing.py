@@ -84,10 +84,12 @@ class Replay:
 @dataclass(frozen=True)
 class Replays:
     """Every trace as it went through the router: events as published on the wire (None: this event plane cannot be
-    listened to), and as applied by the router, by (kind, status)."""
+    listened to), messages of them that NATS has sent and that did not come here (None: it cannot be asked), and events
+    as applied by the router, by (kind, status)."""
 
     by_name: dict[str, Replay]
     published: list[KvEvent] | None
+    unheard: int | None
     applied: dict[tuple[str, str], float]
 
 

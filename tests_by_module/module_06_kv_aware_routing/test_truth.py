@@ -7,11 +7,12 @@ import pytest
 
 from fixtures.basics.bars import grouped_bars
 from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
-from fixtures.clients.kv_events import lost_events
+from fixtures.clients.kv_events import lost_events, where_lost
 from fixtures.load.traces import round_robin_hits
 from fixtures.product.deployments.managed import ManagedDeployment
 from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, Replays, disagreements, replay
@@ -41,9 +42,13 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence: Evi
         ["kind", "published", "applied"],
         [[kind, published[kind], applied.get(kind, 0)] for kind in sorted({*published, *applied})],
     )
-    lost = lost_events(replays.published or ())
-    Findings(lost).judge(about="KV events were lost: the numbers of those that were heard on NATS have gaps")
+    lost = Findings(lost_events(replays.published or ()))
+    lost.judge(about=f"KV events were lost {where_lost(replays.unheard)}")
     assert published["stored"], "no KV event was published while the traces were sent: nothing to compare"
+    if replays.unheard:
+        raise CouldNotLook(
+            f"{replays.unheard} messages were lost between NATS and the suite: it has not heard all that was published"
+        )
     assert not refused, f"the router could not apply events: {refused}"
     assert applied == dict(published), (
         f"expected the router to apply what workers published, {dict(published)}, got {applied}"
