@@ -72,13 +72,14 @@ class ByDefault:
         return subprocess.run(command, cwd=self._tree, capture_output=True, text=True, timeout=RUN_WITHIN_S, env=env)
 
     @contextmanager
-    def in_the_background(self, script: str) -> Iterator[None]:
-        """A script of Python that runs meanwhile, from its first line of output on."""
+    def in_the_background(self, script: str) -> Iterator[str]:
+        """A script of Python that runs meanwhile, from its first line of output on, which is given."""
         command = [*self._inside, sys.executable, "-c", script]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             try:
-                assert running.stdout and running.stdout.readline(), "it said nothing"
-                yield
+                said = running.stdout.readline().strip() if running.stdout else ""
+                assert said, "it said nothing"
+                yield said
             finally:
                 running.kill()
 

@@ -47,6 +47,22 @@ async def main():
         await asyncio.sleep(0.05)
 asyncio.run(main())
 """
+# somebody else's gateway: it sends one POST in ten twice, and goes on with a request after its client has left
+SENDS_TWICE = """
+import threading
+from types import SimpleNamespace
+from fixtures.plants.proxy import CorruptingProxy
+class SendsTwice(CorruptingProxy):
+    lingers_s, posts = 8.0, 0
+    async def received(self, request):
+        self.posts += request.method == "POST"
+        self.times_sent = 2 if request.method == "POST" and self.posts % 10 == 0 else 1
+        return await request.read()
+frontend = SimpleNamespace(endpoint=SimpleNamespace(url="http://127.0.0.1:8000"))
+SendsTwice().serving(frontend)
+print(frontend.request_url, flush=True)
+threading.Event().wait()
+"""
 MODULES = (
     "module_02_frontend",
     "module_03_workers_and_backends",
@@ -173,6 +189,23 @@ def test_what_requests_leave_behind_is_found(defaults, tree):
     assert "etcd: the bytes that it uses grow by" in told["M00-21"], told["M00-21"]
     others = {check: each for check, each in told.items() if check not in ("M00-18", "M00-21")}
     assert all(each.startswith("passed") for each in others.values()), others
+
+
+def test_what_a_gateway_does_to_requests_is_found(defaults, tree):
+    direct = "http://127.0.0.1:8000"
+    with defaults.in_the_background(SENDS_TWICE) as gateway:
+        proxied = f"{gateway}\n    dynamo_frontend_direct_url: {direct}"
+        chosen = (*modules("02"), "-k", "M02-44 or M02-23")
+        status, told, text = attach(
+            defaults, tree, *chosen, dynamo_frontend_url=proxied, dynamo_attached_load=str(LOAD_PER_S)
+        )
+    assert status == 1, text
+    twice = f"requests that were sent once, through the proxy at {gateway} to the frontend at {direct}, it has counted"
+    assert told["M02-44"].startswith("failed") and twice in told["M02-44"], told
+    late = (
+        f"failed: the proxy at {gateway} does not pass on in time to the frontend at {direct} that its client has left"
+    )
+    assert told["M02-23"].startswith(late), told
 
 
 def test_what_disturbs_nobody_runs_within_the_declared_load(defaults, tree):

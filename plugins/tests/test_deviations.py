@@ -193,7 +193,8 @@ def test_two_models_and_a_frontend_behind_a_proxy(run, own, start, inventory):
         site = attached(inventory, deployment, **way)
         refused(start(LOOKED_AT[0], "--inventory", site, THE_KEY=SECRET).ended(1), "dynamo_frontend_direct_url")
         site = attached(inventory, deployment, **way, frontend_direct_url=deployment.frontend_url)
-        served(start(*LOOKED_AT, "--inventory", site, THE_KEY=SECRET).ended(0))
+        looked = served(start(*LOOKED_AT, "--inventory", site, THE_KEY=SECRET).ended(0))
+        assert all(looked[each].startswith("passed") for each in ("M02-23", "M02-44")), looked
         site = attached(inventory, deployment, **way, frontend_direct_url="none")
         served(start(*LOOKED_AT, "--inventory", site, THE_KEY=SECRET).ended(INCOMPLETE), "M00-06", "M00-07")
 

@@ -13,7 +13,9 @@ from fixtures.clients.judge import FINISH, FORM, TOKENS
 from fixtures.clients.ledger import BURSTS, IDS
 from fixtures.load.from_here import run_load
 from fixtures.load.plan import plan
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
+from tests_by_module.module_02_frontend.one_by_one import proxied, send_one_by_one
 
 pytestmark = pytest.mark.at_end
 
@@ -94,12 +96,27 @@ def test_no_id_comes_twice(answers: dict[str, OfAll]):
 @check(
     "M02-44",
     judged="`dynamo_frontend_requests_total` of each frontend that still runs against the answers that came from it; "
-    "where others use the deployment, that it counted no fewer",
+    "where others use the deployment, that it counted no fewer, and 50 requests once each, sent one by one with a "
+    "number of prompt tokens of their own",
+    evidence="where others use the deployment: table of what was counted with each of these",
     by_hand="curl FRONTEND/metrics | grep requests_total",
 )
-def test_frontends_counted_the_answers_that_came(answers: dict[str, OfAll]):
+def test_frontends_counted_the_answers_that_came(
+    answers: dict[str, OfAll], run: Run, deployment: Deployment, evidence: Evidence
+):
     """Each frontend has counted as many good answers as came from it to the checks of the run."""
-    judge(answers[COUNTED])
+    found = answers[COUNTED]
+    if not deployment.shared:
+        judge(found)
+        return
+    Findings(found.findings).judge(about=found.about)
+    behind_a_proxy = proxied(deployment)
+    sent = send_one_by_one(deployment, run.seed)
+    counted = ["requests counted", "prompt tokens", "output tokens"]
+    evidence.table("requests that were sent one by one", ["request", *counted], sent.rows)
+    Findings(sent.wrong(deployment)).judge()
+    if (unseen := sent.unseen(deployment)) and (behind_a_proxy or not found.looked_at):
+        raise NotOffered(unseen)
 
 
 @check(

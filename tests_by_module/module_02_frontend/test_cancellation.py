@@ -19,12 +19,15 @@ from tests_by_module.module_02_frontend.counters import (
     FRONTEND_IN_FLIGHT,
     OUTPUT_TOKENS,
     REQUESTS,
+    STARTED,
     Snapshot,
     idle,
     idle_at_first,
     require_alone,
+    snapshot,
     wait_for,
 )
+from tests_by_module.module_02_frontend.one_by_one import proxied
 
 # far more than is generated before anybody notices; on its own it would take 10 s and more
 MANY_TOKENS = 2000
@@ -49,22 +52,45 @@ def settled(deployment: Deployment, before: Snapshot, left: int) -> Snapshot:
     return wait_for(deployment, reached, NOTICED_WITHIN_S)
 
 
-def judge(before: Snapshot, after: Snapshot, left: int, when: str) -> float:
+def judge(before: Snapshot, after: Snapshot, left: int, when: str, way: str = "") -> float:
     """How many disconnects were counted beyond the `left` that there were.
 
-    Raises AssertionError unless each was counted, once where it can be, and nobody has anything in hand any more.
+    Raises AssertionError, which begins with `way`, unless each was counted, once where it can be, and nobody has
+    anything in hand any more.
     """
     held = {who: number for who, number in after.in_flight.items() if number}
-    assert not held, f"{NOTICED_WITHIN_S} s after {left} clients left {when} still in flight are {held}"
+    assert not held, f"{way}{NOTICED_WITHIN_S} s after {left} clients left {when} still in flight are {held}"
     if when != WHOLE:
         moved = after.count(REQUESTS, **AS_CANCELLED) - before.count(REQUESTS, **AS_CANCELLED)
-        assert moved == left, f"{left} clients left {when}, {REQUESTS}{AS_CANCELLED} moved by {moved:g}"
+        assert moved == left, f"{way}{left} clients left {when}, {REQUESTS}{AS_CANCELLED} moved by {moved:g}"
     # 1.6 counts one that leaves while its stream is being made twice: once for the request, once for the stream
     most = 2 * left if when == EARLY else left
     for name in (CANCELLED, DISCONNECTED):
         moved = after.count(name) - before.count(name)
-        assert left <= moved <= most, f"{left} clients left {when}, {name} moved by {moved:g}, not {left} to {most}"
+        assert left <= moved <= most, (
+            f"{way}{left} clients left {when}, {name} moved by {moved:g}, not {left} to {most}"
+        )
     return after.count(CANCELLED) - before.count(CANCELLED) - left
+
+
+def way_of(deployment: Deployment) -> str:
+    """How what is found begins where a proxy is declared: the frontend hears from it alone that a client has left."""
+    if not proxied(deployment):
+        return ""
+    return (
+        f"the proxy at {deployment.request_url} does not pass on in time to the frontend at {deployment.frontend_url} "
+        "that its client has left: "
+    )
+
+
+def require_came(deployment: Deployment, before: Snapshot, after: Snapshot, sent: int) -> None:
+    """Raises NotOffered where a proxy has sent another frontend some of the requests."""
+    came = after.count(STARTED) - before.count(STARTED)
+    if proxied(deployment) and came < sent:
+        raise NotOffered(
+            f"the proxy asks other frontends than the one of dynamo_frontend_direct_url: {came:g} of {sent} requests "
+            f"to {deployment.request_url} came to {deployment.frontend_url}"
+        )
 
 
 def leave(when: str, seed: int, deployment: Deployment, clients: int) -> list[RequestRecord]:
@@ -77,8 +103,10 @@ def leave(when: str, seed: int, deployment: Deployment, clients: int) -> list[Re
     prompts = LONG_PROMPT if early else SHORT_PROMPT
     requests = plan(seed, clients, prompts, (MANY_TOKENS, MANY_TOKENS), leave_after_chunks=CHUNKS[when])
     leave_when = in_hand if early else None
+    before = snapshot(deployment)
     records = run_load(deployment.endpoint, requests, concurrency=clients, within_s=WITHIN_S, leave_when=leave_when)
-    others = [record.describe() for record in records if record.outcome != LEFT]
+    if others := [record.describe() for record in records if record.outcome != LEFT]:
+        require_came(deployment, before, snapshot(deployment), clients)
     assert not others, f"{len(others)} of {clients} requests did not end with their client leaving {when}: {others[0]}"
     return records
 
@@ -110,7 +138,8 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
 
 @check(
     "M02-23",
-    judged="before the first token, in the middle, of a whole answer: counted once, nothing in flight, generation ends",
+    judged="before the first token, in the middle, of a whole answer, through the proxy where one is declared: counted "
+    "once, nothing in flight, generation ends",
     evidence="measurement",
     by_hand="curl -N FRONTEND/v1/completions -d '{…}', Ctrl-C; curl FRONTEND/metrics",
     causes=[63],
@@ -118,16 +147,14 @@ def leave_once(when: str, run: Run, deployment: Deployment) -> int:
 @pytest.mark.parametrize("when", [EARLY, MIDDLE, WHOLE])
 def test_client_that_leaves_is_noticed(when: str, run: Run, deployment: Deployment, measure: Measure):
     """When a client disconnects, its request is cancelled and counted, and frontend and worker stop working on it."""
-    if deployment.shared and deployment.request_url != deployment.reach(deployment.frontend_url):
-        raise NotOffered(
-            "dynamo_frontend_direct_url is another address: what stands before the frontend decides what it passes on"
-        )
+    way = way_of(deployment)
     before = idle_at_first(deployment, NOTICED_WITHIN_S)
     left = leave_once(when, run, deployment)
     after = settled(deployment, before, left)
     measure("tokens_generated", after.count(OUTPUT_TOKENS) - before.count(OUTPUT_TOKENS))
     require_alone(deployment, before, after, left)
-    judge(before, after, left, when)
+    require_came(deployment, before, after, left)
+    judge(before, after, left, when, way)
     measure.judge()
 
 
