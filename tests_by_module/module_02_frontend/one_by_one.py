@@ -99,11 +99,11 @@ class OneByOne:
         ]
 
     def unseen(self, deployment: Deployment) -> str | None:
-        """Why nothing can be said, with what was seen; None where enough of them could be told."""
+        """Why nothing can be said, with what was seen; None where enough of them could be seen."""
         if self.told >= ENOUGH:
             return None
         said = (
-            "too few requests can be told in what the frontend counts: of those that were sent one by one "
+            "too few requests can be seen in what the frontend counts: of those that were sent one by one "
             f"{self.told} of {self.sent} at {deployment.frontend_url}, where {ENOUGH} are needed"
         )
         if self.never:

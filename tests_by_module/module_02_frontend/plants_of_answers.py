@@ -11,6 +11,7 @@ from aiohttp import web
 from fixtures.plants.proxy import CorruptingProxy, Events, Exchange
 
 BURST_S = 0.4
+AHEAD_S = 299
 LONG_STREAM = 200  # tokens
 
 
@@ -75,6 +76,15 @@ class CreatedInMilliseconds(FewSpoilt):
 
     def spoil(self, chunk: dict[str, Any]) -> dict[str, Any]:
         return chunk | {"created": 1000 * chunk["created"]}
+
+
+class ClockAhead(CorruptingProxy):
+    """A proxy in front of the frontend reports that each answer was created 299 s later."""
+
+    catches = {"M02-40": "s ahead of that of its clients"}
+
+    def body(self, exchange: Exchange, body: dict[str, Any]) -> dict[str, Any]:
+        return body | {"created": body["created"] + AHEAD_S} if type(body.get("created")) is int else body
 
 
 class PlainText(FewSpoilt):
