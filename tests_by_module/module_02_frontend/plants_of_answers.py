@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from fixtures.plants.proxy import CorruptingProxy, Events, Exchange
+from fixtures.plants.proxy import COMPLETIONS, CorruptingProxy, Events, Exchange
 
 BURST_S = 0.4
 AHEAD_S = 299
@@ -22,7 +22,7 @@ def short_stream(asked: dict[str, Any]) -> bool:
 
 
 class FewSpoilt(CorruptingProxy):
-    """One of so many short streams of loads goes through `spoil`, chunk by chunk."""
+    """One of so many answers of a kind, else short streams of loads, goes through `spoil`, streams chunk by chunk."""
 
     every = 25
 
@@ -33,9 +33,12 @@ class FewSpoilt(CorruptingProxy):
         self._spoils: ContextVar[bool] = ContextVar("spoils", default=False)
 
     def status(self, exchange: Exchange, status: int) -> int:
-        of_kind = status == 200 and short_stream(exchange.asked)
+        of_kind = status == 200 and self.of_kind(exchange)
         self._spoils.set(of_kind and next(self._numbers) % self.every == 0)
         return status
+
+    def of_kind(self, exchange: Exchange) -> bool:
+        return short_stream(exchange.asked)
 
     def body(self, exchange: Exchange, body: dict[str, Any]) -> dict[str, Any]:
         return self.spoil(body) if self._spoils.get() else body
@@ -216,6 +219,42 @@ class StreamsInBursts(CorruptingProxy):
                 for each in held:
                     yield each
                 held, since = [], time.monotonic()
+
+
+class LastWordBlanked(FewSpoilt):
+    """A proxy in front of the frontend blanks the last word of 1 of 20 chats that come whole."""
+
+    catches = {"M02-48": "its token ids say"}
+    failures = (61,)
+    every = 20
+
+    def of_kind(self, exchange: Exchange) -> bool:
+        return exchange.path == COMPLETIONS[1] and not exchange.asked.get("stream")
+
+    def spoil(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        for choice in chunk["choices"]:
+            said = choice["message"].get("content") or ""
+            choice["message"]["content"] = said.rpartition(" ")[0]
+        return chunk
+
+
+class LetterChanged(FewSpoilt):
+    """A proxy in front of the frontend changes one letter of 1 of 20 streams."""
+
+    catches = {"M02-48": "its token ids say"}
+    failures = (61,)
+    every = 20
+
+    def of_kind(self, exchange: Exchange) -> bool:
+        return bool(exchange.asked.get("stream"))
+
+    def spoil(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        for choice in chunk["choices"]:
+            says, name = (choice["delta"], "content") if "delta" in choice else (choice, "text")
+            if word := says.get(name):
+                says[name] = word[:-1] + ("a" if word[-1] != "a" else "o")
+                self._spoils.set(False)
+        return chunk
 
 
 NOT_PLANTED = {"M02-46": "It shows a known defect, and is red by itself."}
