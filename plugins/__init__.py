@@ -19,6 +19,7 @@ ALL = [
     "plugins.sampling",
     "plugins.record",
     "plugins.estimate",
+    "plugins.resume",
     "plugins.terminal",
     "plugins.summary",
     "plugins.report",

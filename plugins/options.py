@@ -61,6 +61,11 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption(
         "--list-plants", action="store_true", help="list all plants: name, checks that must fail, what it does"
     )
+    group.addoption(
+        "--resume",
+        metavar="RUN",
+        help="run what this earlier run (its folder, or its id among the reports) did not judge; run.json says so",
+    )
     group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
     group.addoption("--reports", metavar="FOLDER", help="where runs leave their folders (default: reports/)")

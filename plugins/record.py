@@ -51,6 +51,7 @@ class Recorder:
         self._items: dict[str, pytest.Item] = {}
         self.deselected = False
         self.runner_interrupted = False
+        self.resumes: dict[str, Any] | None = None  # the run that this one goes on with
         self.data: dict[str, Any] = {}
         self.verdict: Verdict | None = None
 
@@ -161,6 +162,7 @@ class Recorder:
             "started": self.started.isoformat(timespec="seconds"),
             "duration_s": round(time.monotonic() - self._clock, 3),
             "seed": settings.seed,
+            "resumes": self.resumes,
             "plant": {"name": settings.plant.name} if settings.plant else None,
             "suite": {"version": suite_version(), "git": git_revision(self.config.rootpath)},
             "required": sorted(settings.required),
