@@ -38,6 +38,7 @@ def pytest_acceptance_run(config: pytest.Config, settings: "Settings") -> Any:
         settings.inventory,
         run_id=settings.run_id,
         runner=settings.runner,
+        runners=settings.runners,
         report_dir=settings.report_dir,
         stages=settings.plant() if settings.plant else None,
         keep=settings.keep,

@@ -154,6 +154,7 @@ def pytest_configure(config: pytest.Config) -> None:
         seed=handed["seed"] if handed else _seed(config),
         runner=workerinput["workerid"] if handed else "main",
         distributing=not handed and config.getoption("dist", "no") != "no" and bool(config.getoption("tx")),
+        runners=workerinput["workercount"] if handed else 1,
         known=known,
         required=required_ids(inventory.cluster.dynamo_requires, known, complete),
         thresholds=_thresholds(config.rootpath, inventory.path, known, site),

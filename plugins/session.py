@@ -32,6 +32,7 @@ class Settings:
     seed: int
     runner: str  # "main", or the xdist runner's name
     distributing: bool  # the xdist controller: it runs no test itself
+    runners: int  # so many processes run checks at once
     known: tuple[KnownCheck, ...]  # every check of the suite, selected or not
     required: frozenset[str]  # the ids that the profile requires
     thresholds: dict[str, dict[str, Threshold]]  # check id -> measurement name -> threshold

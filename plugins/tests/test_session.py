@@ -247,6 +247,17 @@ def test_derived_markers_select(suite):
     assert suite.outcomes() == {"M00-02": "passed"}
 
 
+@pytest.mark.parametrize(("args", "runners"), [([], {"main": 1}), (["-n", "3"], {"gw0": 3, "gw1": 3, "gw2": 3})])
+def test_each_runner_knows_how_many_there_are(suite, args, runners):
+    for number in range(3):
+        suite.module(number, MODULE.replace("NUMBER", f"{number:02}"))
+    told = 'print(settings.runner, settings.runners, file=open("runners", "a"))'
+    (suite.path / "conftest.py").write_text(CONFTEST.replace("return FakeRun", f"{told}; return FakeRun"))
+    suite.run(*args)
+    lines = (suite.path / "runners").read_text().splitlines()
+    assert {name: int(count) for name, count in map(str.split, lines)} == runners
+
+
 def test_the_seed_is_kept(suite):
     suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')
     suite.run("--seed", "7")
