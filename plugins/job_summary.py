@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 
 from fixtures.basics.printable import printable
-from plugins.not_covered import Group
+from plugins.not_covered import Group, counted
 from plugins.outcomes import first_line
-from plugins.verdict import Verdict, by_reason, label
+from plugins.verdict import Verdict, alike, by_reason, label
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
 
@@ -26,11 +26,11 @@ def render(data: dict[str, Any], verdict: Verdict, not_covered: Sequence[Group])
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"text": text, "label": label, "first_line": first_line}
+    environment.filters |= {"text": text, "label": label, "first_line": first_line, "counted": counted}
     return environment.get_template("summary.md.j2").render(
         run=data,
         verdict=verdict,
-        red=[check for check in data["checks"] if check["outcome"] in ("failed", "error")],
+        red=alike(data["checks"]),
         grouped={name: by_reason(data["checks"], name) for name in ("known_defect", "blocked_by_hardware")},
         not_covered=not_covered,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,7 @@ class Group:
 
     @property
     def counted(self) -> str:
-        """As in "3 checks (5 cases) in modules 09 10"."""
-        modules = sorted({check["id"][1:3] for check in self.checks})
-        cases = f" ({len(self.checks)} cases)" if len(self.checks) > len(self.ids) else ""
-        return f"{_count(len(self.ids), 'check')}{cases} in module{'s' * (len(modules) > 1)} {' '.join(modules)}"
+        return counted(self.checks)
 
     @property
     def hint(self) -> str:
@@ -107,6 +104,13 @@ def inventories(folder: Path) -> dict[str, Inventory]:
         if inventory.cluster.dynamo_managed:
             found[path.name] = inventory
     return found
+
+
+def counted(checks: Sequence[dict[str, Any]]) -> str:
+    """As in "3 checks (5 cases) in modules 09 10"."""
+    ids, modules = {check["id"] for check in checks}, sorted({check["id"][1:3] for check in checks})
+    cases = f" ({len(checks)} cases)" if len(checks) > len(ids) else ""
+    return f"{_count(len(ids), 'check')}{cases} in module{'s' * (len(modules) > 1)} {' '.join(modules)}"
 
 
 def _count(number: int, what: str) -> str:

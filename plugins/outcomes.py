@@ -22,8 +22,9 @@ from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
 from plugins.marks import arguments, id_of, module_of
 from plugins.output import clean, clean_report
-from plugins.session import CHECK, RUN, TOLD, WAITED_S, CheckState, settings_of
+from plugins.session import CHECK, RUN, SAID_BY, TOLD, WAITED_S, CheckState, settings_of
 from plugins.times import NO_TIMES, times_of
+from plugins.verdict import label
 
 OUTCOMES = ("passed", "failed", "error", "not_covered", "blocked_by_hardware", "known_defect")
 _WORDS = {
@@ -48,6 +49,7 @@ def case_of(item: pytest.Item) -> str:
 def pytest_collection_finish(session: pytest.Session) -> None:
     settings = settings_of(session.config)
     told = session.config.stash[TOLD] = set()
+    session.config.stash[SAID_BY] = {}
     for item in session.items:
         if settings is None or module_of(item) is None:
             continue
@@ -159,8 +161,9 @@ def _outcome(
         return "blocked_by_hardware", str(error)
     if isinstance(error, BringUpFailed):
         if error.check_id == state.check_id:
+            item.config.stash[SAID_BY][error.check_id, error.reason] = state.check_id
             return "failed", error.reason
-        report.longrepr = reason = _blocked(error, item.config.stash[TOLD])
+        report.longrepr = reason = _blocked(error, label({"id": state.check_id, "case": case_of(item)}), item.config)
         return "error", reason
     if isinstance(error, NotOffered):
         return "not_covered", str(error)
@@ -173,10 +176,16 @@ def _outcome(
     return ("failed" if report.when == "call" else "error"), reason
 
 
-def _blocked(error: BringUpFailed, told: set[str]) -> str:
-    """By which check; why, in one line where the whole reason stands at that check or at one before this."""
-    if error.check_id not in told:
-        told.add(error.check_id)
+def _blocked(error: BringUpFailed, name: str, config: pytest.Config) -> str:
+    """By which check; and why, or which check has said so. `name` is that of the check that is blocked.
+
+    Why is one line where the whole reason stands at the check that owns it.
+    """
+    said_by, failure = config.stash[SAID_BY], (error.check_id, error.reason)
+    if failure in said_by:
+        return f"blocked by {error.check_id}: see {said_by[failure]}"
+    said_by[failure] = name
+    if error.check_id not in config.stash[TOLD]:
         return str(error)
     line = first_line(error.reason)
     return f"blocked by {error.check_id}: {line if len(line) <= LINE else line[: LINE - 1] + '…'}"

@@ -80,7 +80,8 @@ CHECK: pytest.StashKey[CheckState] = pytest.StashKey()
 INVENTORY: pytest.StashKey[Inventory] = pytest.StashKey()  # also where checks are only listed
 PLANT: pytest.StashKey[type[Plant] | None] = pytest.StashKey()
 SETUPS: pytest.StashKey[dict[int, SetUp]] = pytest.StashKey()  # by the identity of a fixture
-TOLD: pytest.StashKey[set[str]] = pytest.StashKey()  # ids of checks whose bring-up failure is told whole somewhere
+TOLD: pytest.StashKey[set[str]] = pytest.StashKey()  # ids of checks that will tell all of their bring-up's failure
+SAID_BY: pytest.StashKey[dict[tuple[str, str], str]] = pytest.StashKey()  # who says it, by that check and the reason
 
 
 def settings_of(config: pytest.Config) -> Settings | None:

@@ -11,11 +11,13 @@ import pytest
 
 from fixtures.basics.check_source import TESTS
 from plugins import causes
-from plugins.not_covered import Group, grouped
+from plugins.not_covered import Group, counted, grouped
 from plugins.outcomes import first_line
 from plugins.record import recorder_of
 from plugins.session import Settings
-from plugins.verdict import by_reason, label
+from plugins.verdict import alike, by_reason, label
+
+NAMED = 5  # checks that say the same as another, in one line
 
 
 def again(settings: Settings, check: dict[str, Any], root: Path) -> str:
@@ -39,16 +41,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     checks = data["checks"]
 
     def bad() -> Iterator[str]:
-        for check in checks:
-            if check["outcome"] in ("failed", "error"):
-                said = check["reason"].splitlines() if check["findings"] else [first_line(check["reason"])]
-                if len(said) == 1:
-                    yield f"{label(check)} {check['title'].removesuffix('.')}: {said[0]}"
-                else:
-                    yield f"{label(check)} {check['title'].removesuffix('.')}:"
-                    yield from (f"  {line}" for line in said)
-                yield from (f"  {line}" for line in causes.lines(check["found_causes"]))
-                yield f"  again: {again(recorder.settings, check, config.rootpath)}"
+        for check, *others in alike(checks):
+            said = check["reason"].splitlines() if check["findings"] else [first_line(check["reason"])]
+            if len(said) == 1:
+                yield f"{label(check)} {check['title'].removesuffix('.')}: {said[0]}"
+            else:
+                yield f"{label(check)} {check['title'].removesuffix('.')}:"
+                yield from (f"  {line}" for line in said)
+            yield from (f"  {line}" for line in causes.lines(check["found_causes"]))
+            if others:
+                few = verbose or len(others) <= NAMED
+                yield f"  the same: {', '.join(map(label, others)) if few else counted(others) + ' (-v names each)'}"
+            yield f"  again: {again(recorder.settings, check, config.rootpath)}"
 
     def excused(outcome: str) -> Iterator[str]:
         width = None if verbose else config.get_terminal_writer().fullwidth

@@ -78,6 +78,15 @@ def by_reason(checks: Iterable[dict[str, Any]], outcome: str) -> dict[str, list[
     return groups
 
 
+def alike(checks: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The checks that failed or could not look, those that say the same together."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for check in checks:
+        if check["outcome"] in ("failed", "error"):
+            groups.setdefault((check["reason"], str(check["found_causes"])), []).append(check)
+    return list(groups.values())
+
+
 def label(check: dict[str, Any]) -> str:
     return f"{check['id']}[{check['case']}]" if check["case"] else check["id"]
 

@@ -26,17 +26,36 @@ BLOCKED = """
 
     @pytest.mark.check("M00-03")
     def test_after(broken): pass
+
+    @pytest.mark.check("M00-04")
+    @pytest.mark.parametrize("case", range(9))
+    def test_cases(broken, case): pass
 """
 
 
 @pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_a_blocked_check_says_by_what_in_one_line(suite, args):
+def test_a_blocked_check_says_by_what_in_few_words(suite, args):
     suite.module(0, BLOCKED)
     result = suite.run(*args)
     reasons = {check["id"]: check["reason"] for check in suite.record()["checks"]}
     assert reasons["M00-02"].startswith("etcd did not start\nlast line of its log: xxx")
-    assert reasons["M00-01"] == reasons["M00-03"] == "blocked by M00-02: etcd did not start"
+    assert reasons["M00-01"] == "blocked by M00-02: etcd did not start"  # whoever comes first is not in the dark
+    assert reasons["M00-03"] == reasons["M00-04"] == "blocked by M00-02: see M00-02"
     assert str(result.stdout).count("x" * 300) == 1
+
+
+def test_what_many_checks_say_is_said_once_at_the_end(suite):
+    suite.module(0, BLOCKED)
+    same = {
+        (): "1 check (9 cases) in module 00 (-v names each)",
+        ("-v",): ", ".join(f"M00-04[{case}]" for case in range(9)),
+    }
+    for arguments, named in same.items():
+        lines = suite.run(*arguments).outlines
+        (at,) = (i for i, line in enumerate(lines) if line.startswith("M00-03 ") and line.endswith(": see M00-02"))
+        assert lines[at + 1] == f"  the same: {named}"
+    summary = (suite.latest / "summary.md").read_text(encoding="utf-8")
+    assert "| M00-03, and 1 check (9 cases) in module 00 |" in summary
 
 
 def test_a_reason_whose_own_check_is_not_selected_is_told_whole_once(suite):
@@ -44,7 +63,7 @@ def test_a_reason_whose_own_check_is_not_selected_is_told_whole_once(suite):
     suite.run("-k", "not owner")
     reasons = {check["id"]: check["reason"] for check in suite.record()["checks"]}
     assert reasons["M00-01"].startswith("blocked by M00-02: etcd did not start\nlast line of its log: xxx")
-    assert reasons["M00-03"] == "blocked by M00-02: etcd did not start"
+    assert reasons["M00-03"] == "blocked by M00-02: see M00-01"
 
 
 NOT_COVERED = """
