@@ -63,6 +63,19 @@ SendsTwice().serving(frontend)
 print(frontend.request_url, flush=True)
 threading.Event().wait()
 """
+# somebody else: opens connections to the frontend once others' clients have left it, and keeps them
+LEAVES_CONNECTIONS = """
+import re, socket, time, urllib.request
+def left():
+    page = urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode()
+    return sum(map(float, re.findall(r"(?m)^dynamo_frontend_model_cancellation_total.* (\\S+)$", page)))
+before = left()
+print("ready", flush=True)
+while left() < before + 3:
+    time.sleep(0.02)
+kept = [socket.create_connection(("127.0.0.1", 8000)) for _ in range(60)]
+time.sleep(600)
+"""
 MODULES = (
     "module_02_frontend",
     "module_03_workers_and_backends",
@@ -70,7 +83,7 @@ MODULES = (
     "module_06_kv_aware_routing",
 )
 # those that need many at once, files of the model, or KV events on NATS
-SEEN_HERE = ("M03-07", "M03-09", "M05-11", "M05-26", "M05-27", "M06-16", "M06-17")
+SEEN_HERE = ("M03-07", "M03-09", "M05-11", "M05-26", "M05-27", "M06-08", "M06-16", "M06-17", "M06-25")
 SETTLES_WITHIN_S = 20
 # the mocker's 100 tokens take 0.65 s, and two workers are to have 12 requests at once
 ENOUGH_AT_ONCE_PER_S = 40
@@ -79,7 +92,7 @@ TESTS = LOCAL_INVENTORY.parents[1] / "tests_by_module"
 SMOKE_REQUESTS = 20
 # those that count, or send many at once, and need no port of a worker
 OPENED = (
-    *("M02-21", "M02-23", "M02-25", "M02-30", "M02-36", "M03-02", "M03-03", "M03-04", "M03-10"),
+    *("M02-21", "M02-23", "M02-24", "M02-25", "M02-30", "M02-36", "M03-02", "M03-03", "M03-04", "M03-10"),
     *("M04-11", "M04-24", "M04-25", "M05-19", "M05-20", "M05-21"),
 )
 LOAD_PER_S = 20
@@ -144,7 +157,9 @@ def attach(theirs: ByDefault, tree: Path, *arguments: str, **changed: str) -> tu
     site.write_text(text)
     done = theirs.run("-m", "pytest", "-p", "no:cacheprovider", *arguments, "--inventory", str(site))
     record = json.loads((tree / "reports" / "latest" / "run.json").read_text())
-    told = {check["id"]: f"{check['outcome']}: {check['reason']}" for check in record["checks"]}
+    # of a check with several cases, one that ran
+    checks = sorted(record["checks"], key=lambda check: check["outcome"] != "not_covered")
+    told = {check["id"]: f"{check['outcome']}: {check['reason']}" for check in checks}
     return done.returncode, told, done.stdout
 
 
@@ -176,7 +191,15 @@ def test_a_dynamo_with_its_own_defaults_is_accepted_and_what_it_does_not_offer_i
     }
     for check, variable in offered_by.items():
         assert told[check].startswith("not_covered") and variable in told[check], told[check]
-    passed = ("M00-03", "M00-06", "M00-16", *(f"M00-{number}" for number in range(18, 24)), "M04-01", "M05-07")
+    passed = (
+        "M00-03",
+        "M00-06",
+        "M00-16",
+        *(f"M00-{number}" for number in range(18, 24)),
+        "M04-01",
+        "M05-07",
+        "M06-24",
+    )
     assert {check: told[check] for check in passed if not told[check].startswith("passed")} == {}
 
 
@@ -215,7 +238,7 @@ def test_what_disturbs_nobody_runs_within_the_declared_load(defaults, tree):
         tree,
         *modules("02", "03", "04", "05"),
         "-k",
-        " or ".join((*OPENED, "M02-24", "M02-20", "M03-09")),
+        " or ".join((*OPENED, "M02-20", "M03-09")),
         dynamo_attached_load=str(LOAD_PER_S),
     )
     took_s = time.monotonic() - began
@@ -224,7 +247,6 @@ def test_what_disturbs_nobody_runs_within_the_declared_load(defaults, tree):
     assert 100 < defaults.asked() - before <= 1 + LOAD_PER_S * took_s
     assert defaults.revision() == revision, "something was written into etcd"
     assert "on the worker's own disk" in told["M03-09"], told
-    assert "sends more at once than dynamo_attached_load allows" in told["M02-24"], told
     assert "it needs a deployment with settings" in told["M02-20"], told
 
 
@@ -236,12 +258,23 @@ def test_an_etcd_that_stalls_is_seen_by_reads_alone(defaults, tree):
     assert defaults.revision() == revision, "something was written into etcd"
 
 
+def test_connections_that_stay_after_a_storm_are_found(defaults, tree):
+    with defaults.in_the_background(LEAVES_CONNECTIONS):
+        status, told, text = attach(defaults, tree, *modules("02"), "-k", "M02-24")
+    assert status == 1 and "open_files_more" in told["M02-24"], text
+
+
 def test_what_is_left_out_is_found_out(defaults, tree):
     planes = dict.fromkeys(("dynamo_request_plane", "dynamo_event_plane", "dynamo_router_mode"), "")
     status, told, text = attach(defaults, tree, *modules("00", "05", "06"), "-k", "plane or kv_mode", **planes)
     assert status == 0, text
     assert told["M00-16"].startswith("passed") and told["M05-07"].startswith("passed"), told
     assert told["M06-01"].startswith("not_covered"), told
+
+
+def test_a_router_of_another_mode_than_the_declared_one_is_found(defaults, tree):
+    status, told, text = attach(defaults, tree, *modules("06"), "-k", "M06-24", dynamo_router_mode="random")
+    assert status == 1 and "expected that workers are taken by chance" in told["M06-24"], text
 
 
 def test_planes_that_are_declared_and_not_there_fail_with_what_was_found(defaults, tree):

@@ -130,8 +130,14 @@ def _one_event_each(deployment: Deployment, traces: Traces) -> None:
 
 
 @pytest.fixture(scope="package")
-def control(run: Run, traces: Traces) -> Iterator[ManagedDeployment]:
-    """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is held against."""
+def control(run: Run, deployment: Deployment, traces: Traces) -> Iterator[ManagedDeployment | None]:
+    """The same kind of deployment with a round-robin router and two workers, clean: what KV routing is held against.
+
+    None beside a deployment that runs already.
+    """
+    if deployment.shared:
+        yield None
+        return
     with run.own_deployment("module_06.control", workers=2, router_mode="round-robin") as deployment:
         yield deployment
 

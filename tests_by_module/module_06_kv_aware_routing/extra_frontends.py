@@ -7,14 +7,14 @@ from functools import partial
 from math import inf
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.errors import CouldNotLook, NotOffered
 from fixtures.basics.parallel import in_parallel
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.load.from_here import LEFT, run_load
 from fixtures.load.plan import PlannedRequest
 from fixtures.load.traces import Traces
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import NOT_QUIET, READY_WITHIN_S, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment, kill
 from fixtures.product.services.dynamo import Frontend
 from fixtures.run import Run
@@ -60,7 +60,8 @@ def kept_busy(
 ) -> Iterator[None]:
     """While inside, each of `workers` generates `streams` answers to prompts of `blocks` blocks, sent through `url`.
 
-    Raises CouldNotLook when they are not under way, or have ended before the block has.
+    Raises CouldNotLook when they are not under way, or have ended before the block has; NotOffered where others have
+    loaded them.
     """
     left = threading.Event()
     requests = [
@@ -87,7 +88,10 @@ def kept_busy(
             raise CouldNotLook(f"could not create the load: {error}") from None
 
     # a load that was there before has been left, and its workers may not have heard of it yet
-    wait(0, 0, "workers to be idle before they are loaded")
+    try:
+        wait(0, 0, "workers to be idle before they are loaded")
+    except CouldNotLook as error:
+        raise NotOffered(NOT_QUIET) if deployment.shared else error from None
     with Threads(1) as pool:
         many = len(requests)
         leave_when = partial(left.wait, 0.1)

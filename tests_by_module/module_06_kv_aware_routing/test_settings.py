@@ -1,22 +1,29 @@
-"""Router settings and modes have the effect that is documented, each on a frontend of its own with the same workers."""
+"""Router settings and modes have the effect that is documented, each on a frontend of its own with the same workers.
+
+Of a deployment that runs already, its one mode, and that its router avoids load.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
+from fixtures.cluster.probes.offered import is_declared
 from fixtures.load.traces import Traces
+from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, send, workers_of
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, block_size_of, send, workers_of
 
-pytestmark = pytest.mark.needs("managed", "kv_router", why="settings")
+own_frontends = pytest.mark.needs("managed", "kv_router", why="settings")
 
 BLOCKS = 5
 TTL_S = 2
@@ -38,11 +45,12 @@ ASKED, ASKED_EVERY_S = 10, 0.5
 
 
 def in_turn(chosen: Sequence[int], _: int) -> bool:
-    return all(one != next_one for one, next_one in pairwise(chosen))
+    workers = len(set(chosen))
+    return workers > 1 and all(chosen[n] == chosen[n % workers] for n in range(len(chosen)))
 
 
 def by_chance(chosen: Sequence[int], _: int) -> bool:
-    return len(set(chosen)) == 2 and not in_turn(chosen, _)
+    return len(set(chosen)) > 1 and not in_turn(chosen, _)
 
 
 def without_load(chosen: Sequence[int], loaded: int) -> bool:
@@ -56,6 +64,33 @@ MODES: dict[str, tuple[str, Callable[[Sequence[int], int], bool]]] = {
     "least-loaded": ("the loaded worker is left out", without_load),
     "power-of-two": ("the loaded worker is left out", without_load),
 }
+ONLY_ITS_OWN = "it starts frontends in other modes: of a deployment that runs already its own is judged"
+
+
+@dataclass(frozen=True)
+class InMode:
+    """Where a frontend in that mode is reached, and prompts that nobody knows."""
+
+    deployment: Deployment
+    url: str
+    traces: Traces
+
+
+@pytest.fixture
+def in_mode(mode: str, request: pytest.FixtureRequest, deployment: Deployment, run: Run) -> InMode:
+    """A frontend beside those of `own`, or the one that runs already. Raises NotOffered where that has another mode."""
+    if not deployment.shared:
+        own, tuned, traces = map(request.getfixturevalue, ("own", "tuned", "traces"))
+        return InMode(own, tuned[mode], traces)
+    cluster = run.inventory.cluster
+    if not is_declared(cluster, "dynamo_router_mode"):
+        raise NotOffered(f"{ONLY_ITS_OWN}, and dynamo_router_mode does not declare it")
+    if mode != cluster.dynamo_router_mode:
+        raise NotOffered(f"{ONLY_ITS_OWN}, and dynamo_router_mode is {cluster.dynamo_router_mode}")
+    workers = deployment.registered_workers()
+    if len(workers) < 2:
+        raise NotOffered("one worker leaves no choice: it needs two (dynamo_workers)")
+    return InMode(deployment, the_frontend(deployment), Traces(block_size_of(workers), run.seed, run.run_id))
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +101,29 @@ def tuned(run: Run, own: ManagedDeployment, traces: Traces) -> Iterator[dict[str
         yield urls
 
 
-def ask_often(own: ManagedDeployment, traces: Traces, url: str, *, blocks: int = 0) -> list[Routed]:
+def the_frontend(deployment: Deployment) -> str:
+    """Raises NotOffered where another may be asked in its place."""
+    if deployment.shared and deployment.request_url != deployment.reach(deployment.frontend_url):
+        raise NotOffered("dynamo_frontend_direct_url is another address: what stands before it may ask other frontends")
+    return deployment.endpoint.url
+
+
+def requests_of(deployment: Deployment) -> float:
+    """All that the frontend has counted so far."""
+    name = deployment.settings.dialect.metrics.frontend_requests
+    return deployment.frontend_metrics(name).total_or_zero(name)
+
+
+def require_alone(deployment: Deployment, before: float, sent: int) -> None:
+    """Raises NotOffered where the frontend has counted more than was sent, and others have sent them."""
+    if deployment.shared and requests_of(deployment) - before > sent:
+        raise NotOffered(NOT_QUIET)
+
+
+def ask_often(deployment: Deployment, traces: Traces, url: str, *, blocks: int = 0) -> list[Routed]:
     """Prompts that nobody knows, one after the other."""
     size = traces.block_size
-    done = [send(own, traces.tokens(blocks * size + 8), size, url=url) for _ in range(REQUESTS)]
+    done = [send(deployment, traces.tokens(blocks * size + 8), size, url=url) for _ in range(REQUESTS)]
     require_all_served(done)
     return done
 
@@ -78,6 +132,7 @@ def counted(done: Sequence[Routed]) -> dict[str, int]:
     return dict(Counter(f"{worker:x}" for worker in workers_of(done)))
 
 
+@own_frontends
 @check(
     "M06-18",
     judged="overlap credit 0, temperature 5: one prompt does not stay on one worker",
@@ -104,60 +159,80 @@ def test_hits_count_for_less(
 @check(
     "M06-24",
     judged="one of two workers is kept busy: round-robin takes turns, random both by chance, least-loaded and "
-    "power-of-two the other; none predicts hits",
+    "power-of-two the other; none predicts hits. Of a deployment that runs already its own mode, where that is not kv",
     evidence="workers in order",
     by_hand="start a frontend with --router-mode; load one worker; send others",
     causes=[15],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_router_modes_choose_as_they_say(
-    mode: str, own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
-):
+def test_router_modes_choose_as_they_say(mode: str, in_mode: InMode, evidence: Evidence):
     """With one of two workers loaded, each router mode chooses as documented, and never by prefix hits."""
-    loaded = own.registered_workers()[0].instance_id
-    with kept_busy(own, traces, tuned[mode], STREAMS, STREAM_BLOCKS, [loaded]):
-        done = ask_often(own, traces, tuned[mode])
-    chosen = workers_of(done)
+    deployment, url, traces = in_mode.deployment, in_mode.url, in_mode.traces
     told, holds = MODES[mode]
+    loaded, counted_before = deployment.registered_workers()[0], requests_of(deployment)
+    if holds is without_load and not loaded.system_url:
+        variable = deployment.settings.dialect.environment.system_port
+        raise NotOffered(f"with {variable} workers count what they have in hand, which mode {mode} goes by")
+    # whose load is not looked at needs none
+    idle = deployment.shared and holds is not without_load
+    streams = 0 if idle else STREAMS
+    busy = kept_busy(deployment, traces, url, streams, STREAM_BLOCKS, [loaded.instance_id])
+    with nullcontext() if idle else busy:
+        done = ask_often(deployment, traces, url)
+    chosen = workers_of(done)
     evidence.table("in order", ["request", "worker"], [[n, f"{worker:x}"] for n, worker in enumerate(chosen, 1)])
     assert all(each.predicted is None for each in done), (
         f"no effect of --router-mode {mode} is seen: the router predicts hits, as in mode kv"
     )
-    assert holds(chosen, loaded), (
-        f"no effect of --router-mode {mode} is seen: expected that {told}; {loaded:x} is loaded, got {counted(done)}"
+    if holds(chosen, loaded.instance_id):
+        return
+    require_alone(deployment, counted_before, REQUESTS + streams)
+    raise AssertionError(
+        f"no effect of --router-mode {mode} is seen: expected that {told}; {loaded.hex_id} is "
+        f"{'not ' if idle else ''}loaded, got {counted(done)}"
     )
 
 
+@pytest.mark.needs("kv_router", "system_port")
 @check(
     "M06-25",
     judged="a router leaves out the worker that it keeps busy; one with `--no-router-track-active-blocks "
-    "--no-router-track-prefill-tokens` does not",
+    "--no-router-track-prefill-tokens` does not (not looked at where the deployment runs already)",
     evidence="requests by worker",
     by_hand="load a worker through a frontend that does not track load; send others",
 )
 def test_router_that_does_not_track_load_does_not_avoid_it(
-    own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
+    deployment: Deployment, request: pytest.FixtureRequest, traces: Traces, evidence: Evidence
 ):
     """A router avoids the worker that it has loaded; one that tracks no load does not."""
-    loaded = own.registered_workers()[0]
-    chosen = {}
-    for name, url in {"tracked": own.endpoint.url, "not tracked": tuned["load-ignored"]}.items():
-        with kept_busy(own, traces, url, STREAMS, STREAM_BLOCKS, [loaded.instance_id]):
-            chosen[name] = counted(ask_often(own, traces, url, blocks=BLOCKS))
+    of = deployment if deployment.shared else request.getfixturevalue("own")
+    loaded, *others = of.registered_workers()
+    if not others:
+        raise NotOffered("one worker leaves no choice: it needs two (dynamo_workers)")
+    routers = {"tracked": the_frontend(of)}
+    if not deployment.shared:
+        routers["not tracked"] = request.getfixturevalue("tuned")["load-ignored"]
+    chosen, counted_before = {}, requests_of(of)
+    for name, url in routers.items():
+        with kept_busy(of, traces, url, STREAMS, STREAM_BLOCKS, [loaded.instance_id]):
+            chosen[name] = counted(ask_often(of, traces, url, blocks=BLOCKS))
     evidence.table(
         "requests by worker",
         ["router's load", "worker", "requests"],
         [[name, *each] for name, counts in chosen.items() for each in counts.items()],
     )
+    if loaded.hex_id in chosen["tracked"]:
+        require_alone(of, counted_before, REQUESTS + STREAMS)
     assert loaded.hex_id not in chosen["tracked"], (
         f"a router that tracks load chose the loaded worker {loaded.hex_id}: {chosen['tracked']}"
     )
-    assert loaded.hex_id in chosen["not tracked"], (
+    assert loaded.hex_id in chosen.get("not tracked", loaded.hex_id), (
         f"no effect of {' '.join(SETTINGS['load-ignored'])} is seen: the loaded worker {loaded.hex_id} is avoided all "
         f"the same, {chosen['not tracked']}"
     )
 
 
+@own_frontends
 @check(
     "M06-26",
     judged="`--no-router-kv-events --router-ttl-secs 2`: predicted at once, and not any more later",
@@ -187,6 +262,7 @@ def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: dict[str,
         raise AssertionError(f"no effect of --router-ttl-secs {TTL_S} is seen: {error}") from None
 
 
+@own_frontends
 @check(
     "M06-27",
     judged="`--active-decode-blocks-threshold`: refused with 529 or 503 while all workers are above it, served by a "
@@ -224,6 +300,7 @@ def test_busy_workers_are_not_given_more(
     wait_until(served, Deadline(BUSY_WITHIN_S, "requests to be served again once the load was gone"))
 
 
+@own_frontends
 @check(
     "M06-28",
     judged="a named worker serves; a request that names none is refused",
