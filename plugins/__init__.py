@@ -16,6 +16,7 @@ ALL = [
     "plugins.causes",
     "plugins.outcomes",
     "plugins.evidence",
+    "plugins.silence",
     "plugins.sampling",
     "plugins.record",
     "plugins.estimate",

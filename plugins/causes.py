@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.errors import BringUpFailed, Unanswered
 from plugins.durations import began
 from plugins.session import CHECK, RUN, CheckState
 
@@ -26,6 +26,8 @@ def look(item: pytest.Item, state: CheckState, error: BaseException | None, reas
 
     What broke a bring-up was looked for as it broke; only the check that owns it says so.
     """
+    if isinstance(error, Unanswered):
+        return []  # the check that it names has looked
     if isinstance(error, BringUpFailed):
         return error.causes if error.check_id == state.check_id else []
     names = set(getattr(item, "fixturenames", ()))
