@@ -1,6 +1,7 @@
 """Fixtures of module 03: every declared engine, one after the other, each in a deployment of its own."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +12,7 @@ from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_03_workers_and_backends.engine_run import Column, end, look, look_at_running
 from tests_by_module.module_03_workers_and_backends.oracle import judged
+from tests_by_module.module_03_workers_and_backends.peer_stalls import Watch
 
 SERVES_CHECK = "M03-01"
 
@@ -39,3 +41,10 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
             raise BringUpFailed(SERVES_CHECK, f"{spec.name} fails while it is {doing}: {error}") from None
         seen.append(column)
     return seen
+
+
+@pytest.fixture(scope="package", autouse=True)
+def watch(run: Run) -> Iterator[Watch]:
+    """Asks the workers that the run's modules share, as long as checks of this one go on."""
+    with Watch(lambda: run.steps.done(Run.deployment)) as watch:
+        yield watch

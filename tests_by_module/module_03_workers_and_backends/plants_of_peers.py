@@ -12,16 +12,16 @@ from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import ServedModel
 from fixtures.product.services.dynamo import Worker
 
-# lets a process group run for half of the time, in turns of 40 ms, and at last for all of it
-HALF_OF_THE_TIME = """
+# stops a process group for so many seconds and lets it run for so many, in turns, and at last for all of the time
+IN_TURNS = """
 import os, signal, sys, time
-group, ended = int(sys.argv[1]), []
+group, stopped_s, runs_s, ended = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), []
 signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
 while not ended:
     os.killpg(group, signal.SIGSTOP)
-    time.sleep(0.04)
+    time.sleep(stopped_s)
     os.killpg(group, signal.SIGCONT)
-    time.sleep(0.04)
+    time.sleep(runs_s)
 """
 # holds connections to a port, which says nothing on them
 HOLDS_CONNECTIONS = """
@@ -42,15 +42,24 @@ class OneWorkerIsHeldUp(Plant):
     """Something outside stops one of the workers for half of the time, 40 ms each time."""
 
     catches = {"M03-34": "times as long"}
+    stopped_s, runs_s = 0.04, 0.04
 
     def serving(self, deployment: ManagedDeployment) -> None:
         worker = deployment.workers[-1]
         group = require(worker.process, f"process of {worker.name}").pgid
-        self.holding = worker.node.spawn("holds-up", [worker.node.python, "-c", HALF_OF_THE_TIME, str(group)], env={})
+        argv = [worker.node.python, "-c", IN_TURNS, str(group), str(self.stopped_s), str(self.runs_s)]
+        self.holding = worker.node.spawn("holds-up", argv, env={})
 
     def undo(self) -> None:
         if holding := vars(self).pop("holding", None):
             holding.stop(Deadline(5, "the worker to go on"))
+
+
+class OneWorkerStallsNowAndThen(OneWorkerIsHeldUp):
+    """Something outside stops one of the workers for 0.7 s in every 6 s."""
+
+    catches = {"M03-36": "stalls again and again"}
+    stopped_s, runs_s = 0.7, 5.3
 
 
 class ConnectionsHeldAtOneWorker(Plant):

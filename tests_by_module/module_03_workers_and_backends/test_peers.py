@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.errors import BringUpFailed, CouldNotLook, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
@@ -28,6 +29,7 @@ from tests_by_module.module_03_workers_and_backends.peer_speed import (
     measured,
     slowest,
 )
+from tests_by_module.module_03_workers_and_backends.peer_stalls import EVERY_S, Watch, own_stalls_s
 from tests_by_module.module_03_workers_and_backends.peers import (
     LEASE_TTL,
     NOT_ASKED,
@@ -44,6 +46,8 @@ pytestmark = pytest.mark.needs("peers")
 
 ASKED_CHECK = "M03-30"
 AT_ONCE = 3
+# so long a watch sees twice what comes every 6 s; it has begun with the first check of this module
+WATCHED_S, WATCHED_WITHIN_S = 13, 30
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +276,44 @@ def test_workers_take_alike(
     ).judge()
     if not descriptors:
         raise NotOffered("descriptors of another user's processes are not ours to see; memory and threads are alike")
+
+
+@check(
+    "M03-36",
+    judged="the second longest time that a worker takes for `/live`, asked several times a second while checks of this "
+    "module run, where the others of its type answer promptly meanwhile",
+    evidence="table of stalls",
+    by_hand="while sleep 0.1; do curl -so /dev/null -w '%{time_total}\\n' WORKER/live; done, for each at once",
+)
+@pytest.mark.needs("system_port")
+def test_no_worker_stalls_now_and_then(peers: list[Peers], watch: Watch, measure: Measure, evidence: Evidence):
+    """No worker stalls again and again while the others of its type go on."""
+    asked = [each for type_ in peers for each in type_.ids]
+
+    def look() -> tuple[float | None, object]:
+        seen_s = watch.watched_s(asked)
+        return (seen_s if seen_s >= WATCHED_S else None), f"{seen_s:.1f} s"
+
+    watched_s = wait_until(look, Deadline(WATCHED_WITHIN_S, "answers of all workers' system ports"), every_s=EVERY_S)
+    stalls_s = {
+        worker: own_stalls_s({each: watch.replies[each] for each in type_.ids}, worker)
+        for type_ in peers
+        for worker in type_.ids
+    }
+    again_s = {worker: each[1] if len(each) > 1 else 0.0 for worker, each in stalls_s.items()}
+    evidence.table(
+        "stalls",
+        ["worker", "watched s", "answers", "stalls of its own, s"],
+        [
+            [f"{each:x}", watched_s, len(watch.replies[each]), " ".join(f"{s:.2f}" for s in stalls_s[each])]
+            for each in asked
+        ],
+    )
+    bound = measure("second_longest_stall_s", max(again_s.values()), n=min(len(watch.replies[each]) for each in asked))
+    Findings(
+        f"worker {worker:x} stalls again and again while the others of its type answer: {len(stalls_s[worker])} times "
+        f"in {watched_s:.0f} s, at the longest {stalls_s[worker][0]:.2f} s and {again_s[worker]:.2f} s, expected "
+        f"{bound.threshold}"
+        for worker in asked
+        if replace(bound, value=again_s[worker]).judgement == "fail"
+    ).judge()
