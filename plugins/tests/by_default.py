@@ -17,13 +17,13 @@ from fixtures.product.deployments.deployment import Equipment
 from plugins.tests.by_hand import members
 from plugins.tests.children import environment
 
-READY_WITHIN_S, ENDS_WITHIN_S, RUN_WITHIN_S = 60, 20, 240
+ENDS_WITHIN_S, RUN_WITHIN_S = 20, 240
 STANDARD_STREAMS = 3
 # longer than a read may take, shorter than a lease; together shorter than the reads of M04-11
 STOPPED_S, CONTINUED_S = 0.8, 0.7
 # inside a network namespace ports are free, and ZMQ publishers, which bind every address, are reached by nobody else.
 # The second address is what workers register as their machine's: the first that is no loopback.
-START = """
+NETWORK = """
 set -e
 ip link set lo up
 ip link add own0 type veth peer name own1
@@ -33,6 +33,8 @@ cd "$FOLDER" && export HOME="$FOLDER" HF_HUB_OFFLINE=1 PATH="$(dirname "$PYTHON"
 "$ETCD" > etcd.log 2>&1 &
 "$NATS" -js -sd nats > nats.log 2>&1 &
 until (exec 3<> /dev/tcp/127.0.0.1/2379) 2> /dev/null; do sleep 0.1; done
+"""
+START = """
 python -m dynamo.frontend > frontend.log 2>&1 &
 python -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-1.log 2>&1 &
 python -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-2.log 2>&1 &
@@ -126,6 +128,10 @@ class ByDefault:
                 over.set()
                 pulses.result()
 
+    def end(self, word: str) -> None:
+        """SIGKILL to the process with that word in its command."""
+        os.kill(self._process(word), signal.SIGKILL)
+
     def _process(self, word: str) -> int:
         argv = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members(self._shell.pid)}
         (pid,) = (pid for pid, words in argv.items() if word.encode() in words)
@@ -137,21 +143,25 @@ class ByDefault:
 
 
 @contextmanager
-def by_default(equipment: Equipment, folder: Path, tree: Path) -> Iterator[ByDefault]:
-    """Started on entry, ended on exit."""
+def by_default(equipment: Equipment, folder: Path, tree: Path, start: str = START, **given: str) -> Iterator[ByDefault]:
+    """Started on entry, ended on exit; `start` what is more than etcd and NATS, with the variables that are `given`."""
     folder.mkdir()
-    given = {
+    given |= {
         "FOLDER": str(folder),
         "ETCD": equipment.etcd_binary,
         "NATS": equipment.nats_binary,
         "PYTHON": equipment.runtime.python,
         "MODEL": equipment.model.path,
     }
-    argv = ["unshare", "--map-root-user", "--net", "bash", "-c", START]
+    argv = ["unshare", "--map-root-user", "--net", "bash", "-c", NETWORK + start]
     shell = subprocess.Popen(argv, env={**environment("DYN_", "ETCD_", "NATS_"), **given}, start_new_session=True)
     try:
         theirs = ByDefault(shell, tree, folder, equipment.server("etcd"))
-        wait_until(theirs.lists_the_model, Deadline(READY_WITHIN_S, "a Dynamo with its defaults"), every_s=0.5)
+        wait_until(
+            theirs.lists_the_model,
+            Deadline(equipment.runtime.spec.settings.ready_within_s, "what is started"),
+            every_s=0.5,
+        )
         yield theirs
     finally:
         os.killpg(shell.pid, signal.SIGTERM)

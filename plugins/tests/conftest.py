@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.tests.conftest import only_at_night
 from fixtures.tests.here import short_path
 
 __all__ = ["short_path"]
 
 ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    only_at_night(config, items, Path(__file__).parent)
+
 
 CONFTEST = """
 import dataclasses, json, os, time

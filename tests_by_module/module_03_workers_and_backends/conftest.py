@@ -11,7 +11,7 @@ from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_03_workers_and_backends.engine_run import Column, end, look, look_at_running
-from tests_by_module.module_03_workers_and_backends.oracle import judged
+from tests_by_module.module_03_workers_and_backends.oracle import Compared, judged, judged_beside
 from tests_by_module.module_03_workers_and_backends.peer_stalls import Watch
 
 SERVES_CHECK = "M03-01"
@@ -48,3 +48,13 @@ def watch(run: Run) -> Iterator[Watch]:
     """Asks the workers that the run's modules share, as long as checks of this one go on."""
     with Watch(lambda: run.steps.done(Run.deployment)) as watch:
         yield watch
+
+
+@pytest.fixture(scope="package")
+def compared_by_engine(request: pytest.FixtureRequest, run: Run, inventory: Inventory) -> dict[str, Compared]:
+    """Each engine's greedy answers against the reference's; none of the mocker's. Raises NotOffered."""
+    if inventory.cluster.dynamo_managed:
+        columns: list[Column] = request.getfixturevalue("columns")
+        return {column.name: column.compared for column in columns if column.compared}
+    spec = inventory.runtime(inventory.with_role("worker")[0].dynamo_runtime)
+    return {spec.name: judged_beside(run, run.deployment(), spec)}

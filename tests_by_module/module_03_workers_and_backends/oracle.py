@@ -5,12 +5,14 @@ from math import inf
 
 from fixtures.answers.ask import answered, ask_all
 from fixtures.answers.compare import Comparison, Tolerance, compare
+from fixtures.answers.oracle import require_room
 from fixtures.answers.prompts import prompt_set
 from fixtures.answers.reference import reference
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.require import require
 from fixtures.cluster.inventory.dtypes import served_dtype
 from fixtures.cluster.inventory.model import RuntimeSpec
+from fixtures.product.deployments.deployment import Deployment, Equipment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 
@@ -41,16 +43,34 @@ def judged(run: Run, deployment: ManagedDeployment, spec: RuntimeSpec) -> Compar
     (worker,) = deployment.workers
     if spec.engine == "mocker" or worker.model.dummy_weights:
         return None
-    (registered,) = deployment.registered_workers()
+    # the declared model, whatever the worker was told to serve
+    equipment = replace(run.equipment()[worker.node.name], runtime=worker.runtime)
+    dtype = served_dtype(run.inventory.model(worker.node.spec.dynamo_model).parameters, spec.settings.args)
+    return _compared(run, deployment, equipment, dtype)
+
+
+def judged_beside(run: Run, deployment: Deployment, spec: RuntimeSpec) -> Compared:
+    """Of what runs already, while it serves. Raises NotOffered where the reference finds no room, CouldNotLook."""
+    equipment = run.equipment()[run.inventory.with_role("worker")[0].name]
+    require_room(equipment)
+    dtype = served_dtype(equipment.model_files(only_texts=True).config, spec.settings.args)
+    return _compared(run, deployment, equipment, dtype)
+
+
+def _compared(run: Run, deployment: Deployment, equipment: Equipment, dtype: str) -> Compared:
+    registered = deployment.registered_workers()[0]
     card = require(registered.card, f"model card of worker {registered.hex_id}")
     size, context = card["kv_cache_block_size"], card["context_length"]
     longest = min(LONGEST_BLOCKS * size, context - TOKENS)
     prompts = prompt_set(deployment.tokenizer(), block_size=size, max_prompt_tokens=longest, nonce=run.run_id)
-    # the declared model, whatever the worker was told to serve
-    equipment = replace(run.equipment()[worker.node.name], runtime=worker.runtime)
-    dtype = served_dtype(run.inventory.model(worker.node.spec.dynamo_model).parameters, spec.settings.args)
-    deadline = Deadline(REFERENCE_WITHIN_S, "the reference's answers")
-    expected = reference(equipment, prompts, max_tokens=TOKENS, dtype=dtype, deadline=deadline)
+    expected = reference(
+        equipment,
+        prompts,
+        max_tokens=TOKENS,
+        dtype=dtype,
+        deadline=Deadline(REFERENCE_WITHIN_S, "the reference's answers"),
+        beside=deployment.shared,
+    )
     rounds = []
     for at_once in (1, len(prompts)):
         answers = ask_all(deployment.endpoint, prompts, max_tokens=TOKENS, at_once=at_once)

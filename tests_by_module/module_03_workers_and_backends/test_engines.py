@@ -1,4 +1,4 @@
-"""Which engines there are, how each starts and what it takes, and what only an engine with a model can show."""
+"""Which engines there are, how each starts and what it takes."""
 
 import pytest
 
@@ -43,37 +43,6 @@ def test_every_declared_engine_serves(columns: list[Column], evidence: Evidence)
         assert module in column.argv, f"{column.name}: its worker is {' '.join(column.argv)}, not {module}"
         failed = [f"{name}: {answer.describe()}" for name, answer in column.whole.items() if not answer.ok]
         assert not failed, f"{column.name} does not answer {len(failed)} prompts: {failed[0]}"
-
-
-@check(
-    "M03-11",
-    judged="tokens and log probabilities of twelve prompts around a block's boundary against transformers: how far "
-    "behind the reference's likeliest token, and how far off",
-    evidence="comparison of each answer",
-    by_hand="ask at temperature 0; generate with transformers from the same folder",
-    causes=[34],
-)
-@pytest.mark.needs("real_engine", role="worker")
-@pytest.mark.needs("weights")
-@pytest.mark.needs("managed", why="next_to")
-def test_greedy_answers_equal_those_of_transformers(columns: list[Column], measure: Measure, evidence: Evidence):
-    """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
-    of = {column.name: column.compared for column in columns if column.compared}
-    compared = [(name, each) for name, against in of.items() for each in against.all]
-    rows = [(name, each.prompt, each.verdict, each.describe()) for name, each in compared]
-    evidence.table("answers against transformers", ["engine", "prompt", "verdict", "seen"], rows)
-    assert compared, "no declared engine computes a model (dynamo_engines), although real_engine is declared"
-    short = [f"{name}, {each.describe()}" for name, each in compared if each.verdict == "cut short"]
-    assert not short, f"{len(short)} answers are cut short: {short[0]}"
-    of_32_bits = [each for name, each in compared if of[name].dtype == "float32"]
-    of_16_bits = [each for name, each in compared if of[name].dtype != "float32"]
-    if of_32_bits:
-        measure("logprob_gap_max", max(each.logprob_gap for each in of_32_bits), n=len(of_32_bits))
-        measure("logprob_error_max", max(each.logprob_error for each in of_32_bits), n=len(of_32_bits))
-    if of_16_bits:
-        measure("logprob_gap_in_16_bits_max", max(each.logprob_gap for each in of_16_bits), n=len(of_16_bits))
-        measure("logprob_error_in_16_bits_max", max(each.logprob_error for each in of_16_bits), n=len(of_16_bits))
-    measure.judge()
 
 
 @check(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.answers.ask import ask, ask_all
+from fixtures.answers.compare import most_allowed
 from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_gap, control, keep_allowed, kept_allowed
 from fixtures.baseline.record import RunSet, load
 from fixtures.baseline.repeats import Target
@@ -13,9 +14,10 @@ from fixtures.baseline.replicas import planned, replicas, serving_nodes
 from fixtures.baseline.run_set import MeasuredSet, measured_baseline, measured_set, path_of
 from fixtures.basics.deadline import DeadlineExceeded, Threads
 from fixtures.basics.dynamo_versions import dialect
-from fixtures.basics.errors import BringUpFailed, CouldNotLook
+from fixtures.basics.errors import BringUpFailed, CouldNotLook, NotOffered
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.cluster.nodes import RemoteError
+from fixtures.cluster.probes.capabilities import ATTACHED
 from fixtures.kv.ucx_devices import net_devices
 from fixtures.kv.ucx_log import UCX_TELLS
 from fixtures.load.from_here import outcomes, run_load
@@ -26,9 +28,15 @@ from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.prefill_decode import Asked, Crowd, Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
+    DISAGGREGATED_CHECK,
+    Asked,
+    Crowd,
+    OwnSides,
+    Sides,
+)
+from tests_by_module.module_10_disaggregated_serving.running import running_sides
 
-DISAGGREGATED_CHECK = "M10-01"
 # how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
 # and nothing is shown of KV
 TAKEN_WITHIN_S = 60
@@ -39,6 +47,9 @@ ABORTS = 24
 
 @pytest.fixture(scope="package")
 def files(run: Run) -> ModelFiles:
+    """Those of the served model; of a deployment that runs already the small ones only. Raises NotOffered."""
+    if not run.inventory.cluster.dynamo_managed:
+        return run.deployment().model_files()
     return run.equipment()[serving_nodes(run.inventory.nodes)[0]].model_files()
 
 
@@ -70,8 +81,11 @@ def baseline(baselines: dict[str, RunSet], profile: str) -> RunSet:
 def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exception | None:
     """How far answers may be from the reference's, in log probability, or why that is not known: who needs it is told.
 
-    By module 09 of this run, else by a server of vLLM's own, now. None for a model whose answers mean nothing.
+    By module 09 of this run, else by a server of vLLM's own, now. None for a model whose answers mean nothing, and
+    beside a deployment that runs already, where no server is started.
     """
+    if not run.inventory.cluster.dynamo_managed:
+        return None
     try:
         oracle: Oracle = request.getfixturevalue("oracle")
         if not oracle.steps:
@@ -90,8 +104,10 @@ def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exce
 
 
 @pytest.fixture(scope="package")
-def allowed(control_of_answers: float | Exception | None) -> float:
+def allowed(run: Run, control_of_answers: float | Exception | None, oracle: Oracle) -> float:
     """How far answers may be from the reference's, in log probability. Raises CouldNotLook."""
+    if not run.inventory.cluster.dynamo_managed:
+        return most_allowed(oracle.dtype)
     if not isinstance(control_of_answers, float):
         raise CouldNotLook(f"nothing to hold answers against: {control_of_answers}")
     return control_of_answers
@@ -99,10 +115,13 @@ def allowed(control_of_answers: float | Exception | None) -> float:
 
 @pytest.fixture(scope="package")
 def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Sides]:
-    """A deployment of its own with disaggregated prefill and decode. Raises BringUpFailed.
+    """Those that run already, or a deployment of its own with disaggregated prefill and decode. Raises BringUpFailed.
 
     The server that the control is asked of has ended by then: it would take their memory.
     """
+    if not run.inventory.cluster.dynamo_managed:
+        yield running_sides(run)
+        return
     placed = placement.disaggregated(run.inventory.nodes)
     kinds = sorted(kind for types in placed.types.values() for kind in types)
     if kinds != ["decode", "prefill"]:
@@ -124,9 +143,17 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
             }
             if absent := [kind for kind, workers in found.items() if not workers]:
                 raise BringUpFailed(DISAGGREGATED_CHECK, f"no {' and no '.join(absent)} worker was started")
-            yield Sides(deployment, found["prefill"][0], found["decode"][0])
+            yield OwnSides(deployment, found["prefill"][0], found["decode"][0])
     except (ServiceFailed, DeadlineExceeded) as error:
         raise BringUpFailed(DISAGGREGATED_CHECK, str(error)) from None
+
+
+@pytest.fixture(scope="package")
+def own_sides(sides: Sides) -> OwnSides:
+    """The same, for checks that stop, kill or change them. Raises NotOffered where they ran already."""
+    if not isinstance(sides, OwnSides):
+        raise NotOffered(ATTACHED)
+    return sides
 
 
 @pytest.fixture(scope="package")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.errors import NotOffered
+from fixtures.causes.traces import lines
 from fixtures.clients import prometheus
 from fixtures.clients.answer import Answer
+from fixtures.cluster.nodes import Node
 from fixtures.kv.floor import Transfers
+from fixtures.kv.ucx_log import UCX_LINES
+from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 
+DISAGGREGATED_CHECK = "M10-01"
 # vLLM's own counters, on the worker's metrics page (0.31)
 PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
 NIXL_BYTES, NIXL_SECONDS = "vllm:nixl_bytes_transferred", "vllm:nixl_xfer_time_seconds"
@@ -35,6 +42,7 @@ class Counted:
     nixl_count: float = 0
     failed: float = 0
     expired: float = 0
+    untold: float = 0
 
     def __sub__(self, other: Counted) -> Counted:
         before = asdict(other)
@@ -71,15 +79,90 @@ class Crowd:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A worker that ran already; `pid` is its first process."""
+
+    node: Node
+    system_url: str
+    pid: int
+
+    def log(self) -> str:
+        """What UCX wrote into the logs that the inventory declares of its node. Raises RemoteError."""
+        return lines(self.node, *UCX_LINES)
+
+
+@dataclass(frozen=True)
 class Sides:
-    """The deployment and its two workers."""
+    """The deployment and its two workers, with what both had counted when they were found."""
+
+    deployment: Deployment
+    prefill: Worker | Found
+    decode: Worker | Found
+    before: Mapping[str, Counted] = field(default_factory=dict)
+
+    @property
+    def both(self) -> Mapping[str, Worker | Found]:
+        return {"prefill": self.prefill, "decode": self.decode}
+
+    def require_alone(self, counted: Mapping[str, Counted], prompt_tokens: float) -> None:
+        """Raises NotOffered where a side has counted more than these, and they may be others'."""
+        if self.deployment.shared and any(each.tokens > prompt_tokens for each in counted.values()):
+            raise NotOffered(NOT_QUIET)
+
+    def page(self, worker: Worker | Found) -> prometheus.Metrics:
+        """Its metrics. Raises CouldNotLook."""
+        return prometheus.scrape(self.deployment.reach(f"{worker.system_url}/metrics"), only="vllm:")
+
+    def counted(self) -> dict[str, Counted]:
+        """What each side has counted so far, by its name."""
+        return {name: self.count_of(worker) for name, worker in self.both.items()}
+
+    def count_of(self, worker: Worker | Found) -> Counted:
+        """What one side has counted; 0 of KV transfers where its engine has no connector. Raises CouldNotLook."""
+        page = self.page(worker)
+        return Counted(
+            computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
+            cached=page.total_or_zero(PROMPT_TOKENS, source="local_cache_hit"),
+            transferred=page.total_or_zero(PROMPT_TOKENS, source="external_kv_transfer"),
+            nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
+            nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
+            nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
+            failed=page.total_or_zero(NIXL_FAILED),
+            expired=page.total_or_zero(NIXL_EXPIRED),
+            untold=page.total_or_zero(NIXL_UNTOLD),
+        )
+
+    def require_counters_of_losses(self) -> None:
+        """Raises CouldNotLook where a side does not count failed transfers and leases that expired."""
+        for worker in self.both.values():
+            page = self.page(worker)
+            for name in (NIXL_FAILED, NIXL_EXPIRED):
+                page.total(name)
+
+    def counted_since(self, before: Mapping[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
+        """What each has counted since, as soon as both know of `prompt_tokens`; or what there is in the end."""
+        found: dict[str, Counted] = {}
+
+        def look() -> tuple[bool | None, object]:
+            found.update({name: now - before[name] for name, now in self.counted().items()})
+            return all(each.tokens >= prompt_tokens for each in found.values()) or None, found
+
+        deadline = Deadline(COUNTED_WITHIN_S, "both sides to count the prompts")
+        with suppress(deadline.Exceeded):  # a side that was not asked at all: the check says so
+            wait_until(look, deadline, every_s=0.2)
+        return found
+
+
+@dataclass(frozen=True)
+class OwnSides(Sides):
+    """Those that the suite has started, for checks that stop, kill or change them."""
 
     deployment: ManagedDeployment
     prefill: Worker
     decode: Worker
 
     @property
-    def both(self) -> dict[str, Worker]:
+    def both(self) -> Mapping[str, Worker]:
         return {"prefill": self.prefill, "decode": self.decode}
 
     def registered(self, worker: Worker) -> set[int]:
@@ -99,45 +182,3 @@ class Sides:
             wait_until(look, deadline, every_s=0.2)
         except deadline.Exceeded as error:
             raise AssertionError(f"a side that was lost does not come back: {error}") from None
-
-    def page(self, worker: Worker) -> prometheus.Metrics:
-        """Its metrics. Raises CouldNotLook."""
-        return prometheus.scrape(self.deployment.reach(f"{worker.system_url}/metrics"), only="vllm:")
-
-    def counted(self) -> dict[str, Counted]:
-        """What each side has counted so far, by its name."""
-        return {name: self.count_of(worker) for name, worker in self.both.items()}
-
-    def count_of(self, worker: Worker) -> Counted:
-        """What one side has counted; 0 of KV transfers where its engine has no connector. Raises CouldNotLook."""
-        page = self.page(worker)
-        return Counted(
-            computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
-            cached=page.total_or_zero(PROMPT_TOKENS, source="local_cache_hit"),
-            transferred=page.total_or_zero(PROMPT_TOKENS, source="external_kv_transfer"),
-            nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
-            nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
-            nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
-            failed=page.total_or_zero(NIXL_FAILED),
-            expired=page.total_or_zero(NIXL_EXPIRED),
-        )
-
-    def require_counters_of_losses(self) -> None:
-        """Raises CouldNotLook where a side does not count failed transfers and leases that expired."""
-        for worker in self.both.values():
-            page = self.page(worker)
-            for name in (NIXL_FAILED, NIXL_EXPIRED):
-                page.total(name)
-
-    def counted_since(self, before: dict[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
-        """What each has counted since, as soon as both know of `prompt_tokens`; or what there is in the end."""
-        found: dict[str, Counted] = {}
-
-        def look() -> tuple[bool | None, object]:
-            found.update({name: now - before[name] for name, now in self.counted().items()})
-            return all(each.tokens >= prompt_tokens for each in found.values()) or None, found
-
-        deadline = Deadline(COUNTED_WITHIN_S, "both sides to count the prompts")
-        with suppress(deadline.Exceeded):  # a side that was not asked at all: the check says so
-            wait_until(look, deadline, every_s=0.2)
-        return found

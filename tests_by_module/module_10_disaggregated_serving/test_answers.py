@@ -1,6 +1,8 @@
 """The answers are those of a model that was not disaggregated: cold, cached, at once, and while others leave."""
 
 from contextlib import suppress
+from hashlib import sha256
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.product.deployments.placement import disaggregated
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
     KV_USED,
@@ -19,12 +22,15 @@ from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
     WAITING,
     Asked,
     Crowd,
+    Found,
     Sides,
 )
 
-pytestmark = [pytest.mark.needs("managed", why="settings"), pytest.mark.needs("real_engine")]
+pytestmark = pytest.mark.needs("real_engine", "system_port")
 
 IDLE_WITHIN_S = 120
+# of the small files of a model, each a mapping of one file to its path, hash and size
+FILES_ON_CARDS = ("model_info", "tokenizer", "prompt_formatter", "gen_config")
 
 
 def whole(differences: Differences) -> None:
@@ -34,8 +40,8 @@ def whole(differences: Differences) -> None:
 @pytest.mark.smoke
 @check(
     "M10-01",
-    judged="each is registered as what it is, on its node; both have the same files of the model (hash) and the same "
-    "size of blocks",
+    judged="each is registered as what it is, on its node; both have the same files of the model (hash; where they ran "
+    "already, the hashes on their cards, which know nothing of weights) and the same size of blocks",
     evidence="table of workers",
     by_hand="etcdctl get --prefix v1/instances; python -m dynamo.vllm --disaggregation-mode …",
     causes=[49, 54],
@@ -46,13 +52,13 @@ def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
     wrong, rows, identities, block_sizes = Findings(), [], set(), set()
     for kind, worker in sides.both.items():
-        files = run.equipment()[worker.node.name].model_files(worker.model.path)
-        identities.add(files.identity)
         found = registered.get(worker.system_url)
         component = found.component if found else "not registered"
         card = (found and found.card) or {}
+        identity = files_of(run, worker, card)
+        identities.add(identity)
         block_sizes.add(card.get("kv_cache_block_size"))
-        told = (found and found.hex_id, files.identity[:12], card.get("kv_cache_block_size"))
+        told = (found and found.hex_id, identity[:12], card.get("kv_cache_block_size"))
         rows.append([kind, worker.node.name, component, *told])
         if component != dialect.worker_component[kind]:
             wrong.add(f"the {kind} worker on {worker.node.name} is {component}", node=worker.node.name)
@@ -67,16 +73,25 @@ def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence
     assert same, f"prefill and decode do not report KV blocks of the same size, in tokens: {rows}"
 
 
+def files_of(run: Run, worker: Worker | Found, card: dict[str, Any]) -> str:
+    """The hash of a worker's model: of its files, weights among them; of one that ran already of what its card says."""
+    if isinstance(worker, Worker):
+        return run.equipment()[worker.node.name].model_files(worker.model.path).identity
+    files: dict[str, Any] = {what: next(iter((card.get(what) or {}).values()), {}) for what in FILES_ON_CARDS}
+    sums = [(what, file.get("checksum")) for what, file in files.items()]
+    return sha256(repr(sums).encode()).hexdigest()
+
+
 @check(
     "M10-02",
     judged="greedy answers to 12 prompts from 5 tokens to the longest, around block boundaries, against transformers "
     "on the same files: no more than twice as far off (`tolerance.yaml`) as those of an aggregated server of "
-    "the same engine, one at a time and four at once",
+    "the same engine, one at a time and four at once; of workers that ran already no further than such a server may be",
     evidence="table of answers",
     by_hand="the same prompt, temperature 0, from an aggregated worker and from this one",
     causes=[33, 34, 54],
 )
-@pytest.mark.needs("weights")
+@pytest.mark.needs("weights", "runtime")
 def test_answers_from_transferred_kv_are_right(
     cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
@@ -95,7 +110,7 @@ def test_answers_from_transferred_kv_are_right(
     by_hand="ask twice; vllm:prompt_tokens_by_source_total of both workers",
     causes=[33, 34, 54],
 )
-@pytest.mark.needs("weights")
+@pytest.mark.needs("weights", "runtime")
 def test_repeated_prompts_get_the_same_answers(
     sides: Sides, cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
@@ -120,7 +135,7 @@ def test_repeated_prompts_get_the_same_answers(
     by_hand="hey or aiperf with clients that disconnect, and the same greedy prompts next to them",
     causes=[34, 54],
 )
-@pytest.mark.needs("weights")
+@pytest.mark.needs("weights", "runtime")
 def test_answers_at_once_amid_clients_that_leave(
     crowd: Crowd, oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
@@ -141,6 +156,7 @@ def test_answers_at_once_amid_clients_that_leave(
     by_hand="vllm:num_requests_running and vllm:kv_cache_usage_perc of both workers",
     causes=[63],
 )
+@pytest.mark.needs("runtime")
 def test_clients_that_left_leave_nothing_behind(
     sides: Sides, crowd: Crowd, oracle: Oracle, measure: Measure, evidence: Evidence
 ):
@@ -148,8 +164,11 @@ def test_clients_that_left_leave_nothing_behind(
     shortest = oracle.prompts["first"][0]
     left: dict[str, str] = {}
     idle_after_s: dict[str, float] = {}
+    before, looks = sides.counted(), 0
 
     def look() -> tuple[bool | None, object]:
+        nonlocal looks
+        looks += 1
         # an engine that has nothing to do does not count anew
         ask(sides.deployment.endpoint, shortest, max_tokens=1)
         for name, worker in sides.both.items():
@@ -163,6 +182,10 @@ def test_clients_that_left_leave_nothing_behind(
     deadline = Deadline(IDLE_WITHIN_S, "both sides to be idle")
     with suppress(deadline.Exceeded):  # then there is no measurement of the side that is not
         wait_until(look, deadline, every_s=0.5)
+    if len(idle_after_s) < len(left):  # others who send meanwhile keep a side busy as well
+        sides.require_alone(
+            {name: now - before[name] for name, now in sides.counted().items()}, looks * len(shortest.ids)
+        )
     evidence.table("what is left", ["side", "at the end"], list(left.items()))
     measure("prefill_idle_after_s", idle_after_s.get("prefill"), n=crowd.left)
     measure("decode_idle_after_s", idle_after_s.get("decode"), n=crowd.left)

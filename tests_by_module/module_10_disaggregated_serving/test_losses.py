@@ -15,7 +15,7 @@ from fixtures.load.plan import LoadPlan
 from fixtures.load.request import COMPLETED, HUNG
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.prefill_decode import Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import OwnSides
 
 pytestmark = [pytest.mark.needs("managed", why="breaks"), pytest.mark.needs("real_engine"), pytest.mark.destructive]
 
@@ -31,11 +31,11 @@ BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
 )
 @pytest.mark.parametrize("kind", ["prefill", "decode"])
 def test_requests_end_while_a_side_is_lost_and_it_comes_back(
-    kind: str, run: Run, sides: Sides, client: Equipment, measure: Measure, evidence: Evidence
+    kind: str, run: Run, own_sides: OwnSides, client: Equipment, measure: Measure, evidence: Evidence
 ):
     """While one side is away requests fail or are served, none hangs; once it is back all are served."""
-    deployment, worker = sides.deployment, sides.both[kind]
-    registered = sides.registered(worker)
+    deployment, worker = own_sides.deployment, own_sides.both[kind]
+    registered = own_sides.registered(worker)
     ready_s = worker.runtime.spec.settings.ready_within_s
     loading = LoadPlan(
         seed=run.seed + 11,
@@ -52,7 +52,7 @@ def test_requests_end_while_a_side_is_lost_and_it_comes_back(
         sent.wait_until_completed(BEFORE, Deadline(60, "a quiet beginning"))
         with in_place(fault, sent.mark, healed_within_s=ready_s):
             pause(LOST_FOR_S, "some time without it")
-        sides.wait_until_back(worker, registered)
+        own_sides.wait_until_back(worker, registered)
         back = sent.mark(f"{kind} is back")
 
         def served() -> tuple[int | None, object]:

@@ -22,7 +22,7 @@ from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.base import ServiceFailed
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from tests_by_module.module_10_disaggregated_serving.prefill_decode import Sides
+from tests_by_module.module_10_disaggregated_serving.prefill_decode import OwnSides
 
 pytestmark = [
     pytest.mark.needs("managed", why="breaks"),
@@ -41,7 +41,7 @@ GIVEN_BACK_WITHIN_S, SERVES_WITHIN_S, HUNG_AFTER_S = 60, 60, 120
 LATE = "long"
 
 
-def _restarted(sides: Sides, worker: Worker) -> None:
+def _restarted(sides: OwnSides, worker: Worker) -> None:
     """Raises AssertionError, DeadlineExceeded, ServiceFailed."""
     registered = sides.registered(worker)
     if worker.is_alive():
@@ -52,24 +52,26 @@ def _restarted(sides: Sides, worker: Worker) -> None:
 
 
 @pytest.fixture(scope="module")
-def patient(sides: Sides) -> Sides:
+def patient(own_sides: OwnSides) -> OwnSides:
     """`sides`, of which decode stays registered while it says nothing. Raises BringUpFailed."""
-    sides.decode.settings = sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
+    own_sides.decode.settings = own_sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
     try:
-        _restarted(sides, sides.decode)
+        _restarted(own_sides, own_sides.decode)
     except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
         raise BringUpFailed(SHORT_CHECK, str(error)) from None
-    return sides
+    return own_sides
 
 
 @pytest.fixture(scope="module")
-def third(run: Run, sides: Sides, files: ModelFiles) -> Oracle:
+def third(run: Run, own_sides: OwnSides, files: ModelFiles) -> Oracle:
     """Prompts of which prefill's cache holds so many."""
-    equipment = run.equipment()[sides.prefill.node.name]
+    equipment = run.equipment()[own_sides.prefill.node.name]
     return make_oracle(equipment, run.seed, ("third",), longest_tokens(equipment, files) // PROMPTS_IN_CACHE)
 
 
-def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float = 0) -> tuple[list[list[Answer]], int]:
+def while_decode_stalls(
+    sides: OwnSides, *crowds: Sequence[Prompt], pause_s: float = 0
+) -> tuple[list[list[Answer]], int]:
     """What becomes of prompts that prefill has computed while decode is stopped, and how many leases expired.
 
     Each crowd is sent when prefill has computed the ones before it; decode goes on `pause_s` after the last. Raises
@@ -108,7 +110,7 @@ def while_decode_stalls(sides: Sides, *crowds: Sequence[Prompt], pause_s: float 
     causes=[37],
 )
 def test_a_stall_shorter_than_the_lease_loses_nothing(
-    patient: Sides, third: Oracle, allowed: float, measure: Measure, evidence: Evidence
+    patient: OwnSides, third: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """After decode stands still for a few seconds, the prefilled KV is still there and answers are right."""
     prompts, before = third.prompts["third"], patient.counted()
@@ -138,7 +140,7 @@ class Stall:
 
 
 @pytest.fixture(scope="module")
-def stall(run: Run, sides: Sides, patient: Sides, files: ModelFiles, third: Oracle) -> Stall:
+def stall(run: Run, own_sides: OwnSides, patient: OwnSides, files: ModelFiles, third: Oracle) -> Stall:
     """Raises BringUpFailed, also when prefill keeps KV that nobody fetches."""
     prompts = {prompt.name: prompt for prompt in third.prompts["third"]}
     late = prompts.pop(LATE)
@@ -148,14 +150,16 @@ def stall(run: Run, sides: Sides, patient: Sides, files: ModelFiles, third: Orac
         content = [plain[(7 * k + 31 * n + run.seed) % len(plain)] for k in range(length)]
         others.append(Prompt(f"other {n}", content, tuple(content)))
     # a short lease, and few blocks
-    block_size = sides.prefill.runtime.spec.settings.block_size or 16
-    longest = longest_tokens(run.equipment()[sides.prefill.node.name], files)
+    block_size = own_sides.prefill.runtime.spec.settings.block_size or 16
+    longest = longest_tokens(run.equipment()[own_sides.prefill.node.name], files)
     few = ("--num-gpu-blocks-override", str(longest // block_size + 4))
-    sides.prefill.settings = sides.prefill.settings.but(worker_args=(*few, *kv_lease(sides.prefill, LEASE_S)))
+    own_sides.prefill.settings = own_sides.prefill.settings.but(
+        worker_args=(*few, *kv_lease(own_sides.prefill, LEASE_S))
+    )
     try:
-        _restarted(sides, sides.prefill)
-        [[of_late], of_others], expired = while_decode_stalls(sides, [late], others)
-        afterwards = ask_all(sides.deployment.endpoint, prompts.values(), max_tokens=ANSWER_TOKENS)
+        _restarted(own_sides, own_sides.prefill)
+        [[of_late], of_others], expired = while_decode_stalls(own_sides, [late], others)
+        afterwards = ask_all(own_sides.deployment.endpoint, prompts.values(), max_tokens=ANSWER_TOKENS)
     except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
         raise BringUpFailed(STALL_CHECK, str(error)) from None
     return Stall(of_late, of_others, expired, afterwards)
