@@ -210,3 +210,12 @@ def disagreements(routed: Sequence[Routed], block_size: int) -> list[str]:
         for number, each in enumerate(routed, 1)
         if each.predicted is None or each.reused != reused_tokens(each.predicted, each.prompt_tokens, block_size)
     ]
+
+
+def who_lacks_events(published: int, applied: float) -> str:
+    """What it means that the router has not applied as many events as were heard."""
+    if applied < published:
+        return f"{published - applied:g} of {published} did not reach it, or it left them out"
+    if applied > published:
+        return f"{applied - published:g} did not reach the suite, or it has applied them twice"
+    return "as many, of other kinds"

@@ -16,7 +16,14 @@ from fixtures.clients.kv_events import lost_events, where_lost
 from fixtures.load.traces import round_robin_hits
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
-from tests_by_module.module_06_kv_aware_routing.routing import HEADERS, Replay, Replays, disagreements, replay
+from tests_by_module.module_06_kv_aware_routing.routing import (
+    HEADERS,
+    Replay,
+    Replays,
+    disagreements,
+    replay,
+    who_lacks_events,
+)
 
 pytestmark = pytest.mark.needs("kv_router")
 
@@ -52,7 +59,8 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence: Evi
         )
     assert not refused, f"the router could not apply events: {refused}"
     assert applied == dict(published), (
-        f"expected the router to apply what workers published, {dict(published)}, got {applied}"
+        f"expected the router to apply what workers published, {dict(published)}, got {applied}: "
+        f"{who_lacks_events(published.total(), sum(applied.values()))}"
     )
 
 
