@@ -128,10 +128,6 @@ class ByDefault:
                 over.set()
                 pulses.result()
 
-    def end(self, word: str) -> None:
-        """SIGKILL to the process with that word in its command."""
-        os.kill(self._process(word), signal.SIGKILL)
-
     def _process(self, word: str) -> int:
         argv = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members(self._shell.pid)}
         (pid,) = (pid for pid, words in argv.items() if word.encode() in words)
