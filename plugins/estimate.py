@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.basics.check_source import TESTS
 from fixtures.times.estimate import Asked, earlier, said
 from plugins.output import say
 from plugins.record import Recorder, recorder_of
@@ -33,7 +34,7 @@ class OnceCollected:
 
 def tell(recorder: Recorder) -> None:
     settings = recorder.settings
-    checks = (recorder.unfinished(node_id, "") for node_id in recorder.selected)
+    checks = (recorder.unfinished(node_id, "") for node_id in recorder.selected if node_id.startswith(f"{TESTS}/"))
     asked = Asked(
         settings.inventory.fingerprint,
         frozenset((check["id"], check["case"]) for check in checks),
