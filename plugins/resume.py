@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.times.record import RecordError, load
 from plugins.marks import id_of, module_of
 from plugins.outcomes import INTERRUPTED, NOT_RUN, case_of
 from plugins.output import clean, say
@@ -57,27 +57,23 @@ def read(given: str, settings: Settings, root: Path) -> dict[str, Any]:
             f"--resume {given}: there is no such folder, and no such run in {settings.report_dir.parent}"
         )
     try:
-        data: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise pytest.UsageError(
-            f"--resume {given}: {folder / 'run.json'} cannot be read: {clean(str(error))}"
-        ) from None
+        file, data = load(folder)
+    except RecordError as error:
+        raise pytest.UsageError(f"--resume {given}: {clean(str(error))}") from None
     if mismatch := schema_mismatch(data):
-        raise pytest.UsageError(
-            f"--resume {given}: {folder / 'run.json'} is not a record of this suite: {clean(mismatch)}"
-        )
-    path, cluster = settings.inventory.path, settings.inventory
+        raise pytest.UsageError(f"--resume {given}: {file} is not a record of this suite: {clean(mismatch)}")
+    inventory = settings.inventory
     for what, there, here in (
-        ("its inventory differs", data["inventory"]["fingerprint"], cluster.fingerprint),
+        ("its inventory differs", data["inventory"]["fingerprint"], inventory.fingerprint),
         ("its suite has another commit", data["suite"]["git"], git_revision(root)),
         ("its suite has another version", data["suite"]["version"], suite_version()),
         ("it has another plant", (data["plant"] or {}).get("name"), settings.plant.name if settings.plant else None),
     ):
         if there != here:
             raise pytest.UsageError(
-                f"--resume {given}: {what}: {there} there, {here} here ({path}); run all checks again instead"
+                f"--resume {given}: {what}: {there} there, {here} here ({inventory.path}); run all checks again instead"
             )
-    return data
+    return dict(data)
 
 
 @pytest.hookimpl(trylast=True)
