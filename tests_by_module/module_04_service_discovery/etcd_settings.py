@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.printable import head
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import families
 
@@ -49,7 +51,10 @@ def given(node: Node, pid: int) -> dict[str, tuple[str, str]]:
     path, _ = found[CONFIG_FILE]
     # as the process sees it: from its own folder, or in its container
     there = f"/proc/{pid}/{'root' if path.startswith('/') else 'cwd/'}{path}"
-    content: Any = YAML(typ="safe").load(node.get(there))
+    try:
+        content: Any = YAML(typ="safe").load(node.get(there))
+    except YAMLError as error:
+        raise CouldNotLook(f"etcd's configuration {path} on {node.name} is not YAML: {head(str(error))}") from None
     if not isinstance(content, Mapping):
         raise CouldNotLook(f"etcd's configuration {path} on {node.name} holds no settings")
     return {str(flag): (str(value), f"{flag}: {value} in {path}") for flag, value in content.items()}
