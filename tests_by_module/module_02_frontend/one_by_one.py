@@ -15,7 +15,7 @@ from fixtures.basics.served import require_all_served
 from fixtures.clients.answer import Answer
 from fixtures.clients.inference import complete
 from fixtures.load.plan import PlannedRequest, plan
-from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
+from fixtures.product.deployments.deployment import NOT_QUIET, Deployment, proxied
 from tests_by_module.module_02_frontend.counters import FRONTEND, INPUT_TOKENS, OUTPUT_LENGTHS, REQUESTS
 
 # one in ten that runs twice is among 30 with 96 percent
@@ -111,11 +111,6 @@ class OneByOne:
         if self.others:
             said += f"; with {self.others} it counted others. {NOT_QUIET.capitalize()}"
         return said
-
-
-def proxied(deployment: Deployment) -> bool:
-    """Whether something that is declared stands before the frontend. Raises NotOffered where that cannot be asked."""
-    return deployment.shared and deployment.request_url != deployment.reach(deployment.frontend_url)
 
 
 def moved(deployment: Deployment) -> Moved:

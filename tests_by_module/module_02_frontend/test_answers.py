@@ -13,9 +13,9 @@ from fixtures.clients.judge import FINISH, FORM, TOKENS
 from fixtures.clients.ledger import BURSTS, IDS
 from fixtures.load.from_here import run_load
 from fixtures.load.plan import plan
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment, proxied
 from fixtures.run import Run
-from tests_by_module.module_02_frontend.one_by_one import proxied, send_one_by_one
+from tests_by_module.module_02_frontend.one_by_one import send_one_by_one
 
 pytestmark = pytest.mark.at_end
 

@@ -11,7 +11,7 @@ from fixtures.clients.inference import complete
 from fixtures.clients.turns import Turns
 from fixtures.load.from_here import LEFT, RequestRecord, run_load
 from fixtures.load.plan import plan
-from fixtures.product.deployments.deployment import Deployment
+from fixtures.product.deployments.deployment import Deployment, proxied
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.counters import (
@@ -28,7 +28,6 @@ from tests_by_module.module_02_frontend.counters import (
     snapshot,
     wait_for,
 )
-from tests_by_module.module_02_frontend.one_by_one import proxied
 
 # far more than is generated before anybody notices; on its own it would take 10 s and more
 MANY_TOKENS = 2000

@@ -17,7 +17,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
 from fixtures.cluster.probes.offered import is_declared
 from fixtures.load.traces import Traces
-from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
+from fixtures.product.deployments.deployment import NOT_QUIET, Deployment, proxied
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
@@ -103,7 +103,7 @@ def tuned(run: Run, own: ManagedDeployment, traces: Traces) -> Iterator[dict[str
 
 def the_frontend(deployment: Deployment) -> str:
     """Raises NotOffered where another may be asked in its place."""
-    if deployment.shared and deployment.request_url != deployment.reach(deployment.frontend_url):
+    if proxied(deployment):
         raise NotOffered("dynamo_frontend_direct_url is another address: what stands before it may ask other frontends")
     return deployment.endpoint.url
 
