@@ -22,6 +22,7 @@ from plugins.session import INVENTORY, PLANT, SETTINGS, Settings, settings_of
 from plugins.site_checks import argument_paths, site_checks
 
 if TYPE_CHECKING:
+    from fixtures.cluster.inventory.model import Inventory
     from fixtures.plants.plant import Plant
 
 # options of pytest, by the name of their value: these show something, run no check and leave no run
@@ -88,6 +89,18 @@ def inventory_path(config: pytest.Config) -> Path:
     return config.rootpath / "inventory" / f"{plant.inventory if plant else 'local'}.yaml"
 
 
+def inventory_of(config: pytest.Config) -> Inventory:
+    """The inventory of this session, read once. Raises pytest.UsageError for one that is wrong."""
+    from fixtures.cluster.inventory import InventoryError, load
+
+    if INVENTORY not in config.stash:
+        try:
+            config.stash[INVENTORY] = load(inventory_path(config))
+        except InventoryError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[INVENTORY]
+
+
 def is_under_test(config: pytest.Config) -> bool:
     """True when an argument is tests_by_module or the site's folder, lies inside one of them, or contains it."""
     tests = config.rootpath / TESTS
@@ -130,7 +143,7 @@ def pytest_configure(config: pytest.Config) -> None:
     lists = bool(config.getoption("collectonly"))
     if (only_shows(config) and not lists) or not is_under_test(config):
         return
-    inventory = config.stash[INVENTORY] = _load_inventory(inventory_path(config))
+    inventory = inventory_of(config)
     plant = config.stash[PLANT] = _plant(config)
     if plant and not inventory.cluster.dynamo_managed:
         raise pytest.UsageError(
@@ -216,15 +229,6 @@ def makes_page(config: pytest.Config) -> bool:
 def _seed(config: pytest.Config) -> int:
     given = config.getoption("seed")
     return secrets.randbits(32) if given is None else given
-
-
-def _load_inventory(path: Path) -> Any:
-    from fixtures.cluster.inventory import InventoryError, load
-
-    try:
-        return load(path)
-    except InventoryError as error:
-        raise pytest.UsageError(str(error)) from None
 
 
 def _plant(config: pytest.Config) -> type[Plant] | None:

@@ -1,43 +1,39 @@
-"""Under xdist each module package stays on one runner: its deployment comes up once, its checks keep their order.
+"""Which runner does what under xdist, and how many there are where `-n` does not say it.
 
-Checks that wait long for a deployment of their own begin first, wherever a runner is free.
+Each module package stays on one runner: its deployment comes up once, its checks keep their order. A check that waits
+long for a deployment of its own goes to any runner. What takes longest begins first, by earlier runs.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from fixtures.basics.check_source import TESTS
+from fixtures.times.estimate import usual_s
+from fixtures.times.settings import USUAL_CHECK_S, USUAL_LONG_WAIT_S
 from plugins.lifecycle import ALONE_ON_NODES
+from plugins.options import inventory_of, is_under_test, only_shows
 from plugins.record import RECORDER
 from plugins.runner_deaths import RunnerDeaths
 from plugins.session import settings_of
+from plugins.site_checks import argument_paths, site_checks
 
 try:
     from xdist.scheduler import LoadScopeScheduling
 except ImportError:  # xdist is switched off or absent: then nothing asks for a scheduler
     LoadScopeScheduling = object
 
+# with more than that before it, nobody knows yet which runner is free first
+LONG_S = 3
+# options of pytest and of the suite, by the name of their value: a run of some checks, and one that somebody watches
+SELECTS = ("keyword", "markexpr", "deselect", "lf", "stepwise", "resume", "plant")
+LOOKED_AT = ("keep", "dry_run", "usepdb", "trace")
 ALL_ON_ONE = (
     "all checks stay on one runner: some of them have their nodes for themselves (on GPUs, destructive or performance)"
 )
-
-
-class LongWaitsFirst(OrderedDict[str, dict[str, bool]]):
-    """The tests that wait for a runner, by scope; those of `first` are given out before all others."""
-
-    def __init__(self, first: set[str]) -> None:
-        super().__init__()
-        self._first = first
-
-    def popitem(self, last: bool = True) -> tuple[str, dict[str, bool]]:
-        if not last and (waits := next((scope for scope in self if scope in self._first), None)):
-            return waits, self.pop(waits)
-        return super().popitem(last)
 
 
 class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
@@ -54,7 +50,8 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
         settings = settings_of(config)
         assert settings is not None
         self._long_waits = {check.node_id for check in settings.known if check.marked("long_wait")}
-        self.workqueue = LongWaitsFirst(self._long_waits)
+        self._ids = {check.node_id: check.id for check in settings.known}
+        self._usual_s = usual_s(settings.report_dir.parent, settings.inventory.fingerprint)
 
     def schedule(self) -> None:
         settings = settings_of(self.config)
@@ -72,6 +69,26 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
             return nodeid
         parts = nodeid.split("::")[0].split("/")
         return "/".join(parts[:2] if parts[0] == TESTS else parts)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        """xdist gives a runner its next scope before the last test of the one before it begins.
+
+        So a runner that has long to do is bound to the scope that is done soonest, else to the longest.
+        """
+        left_s = sum(map(self._takes_s, self.assigned_work[node].values()))
+        choose: Callable[..., str] = min if left_s > LONG_S else max
+        scope = choose(self.workqueue, key=lambda scope: self._takes_s(self.workqueue[scope]))
+        self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
+
+    def _takes_s(self, unit: dict[str, bool]) -> float:
+        """What has not ended of these tests."""
+        return sum(self._usually_takes_s(nodeid) for nodeid, ended in unit.items() if not ended)
+
+    def _usually_takes_s(self, nodeid: str) -> float:
+        function, _, case = nodeid.partition("[")
+        unknown_s = USUAL_LONG_WAIT_S if function in self._long_waits else USUAL_CHECK_S
+        return self._usual_s.get((self._ids.get(function, nodeid), case.removesuffix("]")), unknown_s)
 
     def remove_node(self, node: Any) -> str | None:
         """Returns the test that the runner ran when it died."""
@@ -103,6 +120,24 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
     def _reschedule(self, node: Any) -> None:
         if node in self.registered_collections:  # else it comes back when it has collected
             super()._reschedule(node)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A run of all modules has as many runners as its inventory says, where `-n` says nothing."""
+    told = hasattr(config, "workerinput") or config.getoption("numprocesses", 0) is not None or config.getoption("tx")
+    if not told and _runs_all(config) and (runners := inventory_of(config).cluster.dynamo_runners) > 1:
+        config.option.numprocesses = runners
+
+
+def _runs_all(config: pytest.Config) -> bool:
+    if not is_under_test(config) or only_shows(config) or config.getoption("capture", "") == "no":
+        return False
+    site = site_checks(config)
+    all_there_are = {config.rootpath / TESTS, *([site.folder] if site else [])}
+    return set(argument_paths(config)) == all_there_are and not any(
+        config.getoption(name, None) for name in (*SELECTS, *LOOKED_AT)
+    )
 
 
 @pytest.hookimpl(trylast=True)

@@ -56,7 +56,7 @@ def test_a_run_begins_with_how_long_the_same_checks_took(suite, args):
 
 
 LONG_WAIT = """
-    import os
+    import os, pytest, time
 
     def begins(name):
         with open("begun", "a") as file:
@@ -64,21 +64,60 @@ LONG_WAIT = """
 
     @pytest.mark.check("MNUMBER-01")
     @pytest.mark.parametrize("n", range(6))
-    def test_short(n): begins("short")
+    def test_short(n): begins("NUMBER short")
 
     @pytest.mark.check("MNUMBER-02")
     @pytest.mark.long_wait
-    def test_waits(): begins("waits")
+    def test_waits(): begins("NUMBER waits")
+
+    @pytest.mark.check("MNUMBER-03")
+    def test_long():
+        if "NUMBER" == "01":
+            time.sleep(1.5)
 """
 
 
-def test_long_waits_begin_first_on_any_runner(suite):
+def begun(suite) -> list[tuple[str, str]]:
+    """(process, check) in the order in which checks have begun; forgotten for the next run."""
+    lines = (suite.path / "begun").read_text().splitlines()
+    (suite.path / "begun").unlink()
+    return [tuple(line.split(maxsplit=1)) for line in lines]
+
+
+def test_what_takes_longest_begins_first_on_any_runner(suite):
+    """A long wait, as long as nobody knows better; after that what took longest in the run before."""
     for number in range(2):
         suite.module(number, LONG_WAIT.replace("NUMBER", f"{number:02}"))
     assert suite.run("-n", "2").ret == 0
-    first = dict(reversed([line.split() for line in (suite.path / "begun").read_text().splitlines()]))
-    assert list(first.values()) == ["waits", "waits"]
-    assert len(suite.record()["checks"]) == 14
+    first = dict(reversed(begun(suite)))
+    assert sorted(first.values()) == ["00 waits", "01 waits"]
+    assert len(suite.record()["checks"]) == 16
+    assert suite.run("-n", "2").ret == 0
+    assert "01 short" in dict(reversed(begun(suite))).values()
+
+
+@pytest.mark.parametrize(
+    ("args", "runners"),
+    [
+        ((), 2),
+        (("tests_by_module",), 2),
+        (("-n", "0"), 1),
+        (("-n", "3"), 3),
+        (("-s",), 1),
+        (("-k", "M"), 1),
+        (("-m", "single_node"), 1),
+        (("tests_by_module/module_00_fake",), 1),
+        (("--keep",), 1),
+        (("-p", "no:xdist"), 1),
+    ],
+)
+def test_a_run_of_all_has_as_many_runners_as_the_inventory_says(suite, args, runners):
+    local = suite.path / "inventory" / "local.yaml"
+    local.write_text(local.read_text().replace("  vars:\n", "  vars:\n    dynamo_runners: 2\n", 1))
+    for number in range(3):
+        suite.module(number, ALONE.replace("CAPABILITY", "real_engine").replace("M00", f"M{number:02}"))
+    suite.run(*args)
+    assert len(set((suite.path / "runners").read_text().split())) == runners
 
 
 ALONE = """
