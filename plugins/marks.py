@@ -44,7 +44,7 @@ MARKERS = {
     "nightly": ("the long form of a check, for the night", '-m "not nightly"'),
     "at_end": ("after all other checks: it judges what they all have seen", '-m "not at_end"'),
     "long_wait": (
-        "waits long for a deployment of its own: with -n it begins before all others, on any runner",
+        "waits long for a deployment of its own: with -n it goes to any runner",
         '-m "not long_wait"',
     ),
     "performance": ("measures speed: alone on its nodes", "-m performance -p no:xdist"),
