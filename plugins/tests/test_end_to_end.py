@@ -103,7 +103,6 @@ def test_an_unreachable_node_blocks_everything_once(start, inventory, tree):
     child = start(*ALL[:1], "--inventory", inventory(*lines, ansible_connection="ssh"))
     refused(child, "M00-01", rf"Unreachable: .*local.*127\.0\.0\.1.*{port}", CACHE_HERE)
     assert len(set(child.reasons().values())) == 2  # the failure, and one line for all that it blocks
-    assert child.record["duration_s"] < 30
 
 
 def test_a_missing_server_that_cannot_be_had_is_told(start, inventory, tree):
