@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.answers.judged import together
+from fixtures.answers.of_all import together
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.teardown import attempted
 from plugins.interruption import INTERRUPTION

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from fixtures.answers.judged import OfAll
+from fixtures.answers.of_all import OfAll
 from fixtures.basics.check_source import TESTS
 from fixtures.basics.findings import Finding, FoundWrong
 from fixtures.basics.redact import redacted

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from fixtures.answers.judged import CHECKS, OfAll
+from fixtures.answers.of_all import CHECKS, OfAll
 from fixtures.clients.judge import FORM
 from fixtures.clients.ledger import Alike
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.answers.judged import COUNTED, OfAll
+from fixtures.answers.of_all import COUNTED, OfAll
 from fixtures.basics.check import check
 from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
