@@ -67,14 +67,19 @@ def module_of(item: pytest.Item) -> str | None:
 
 def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
     """The named arguments of the check or known_defect marker, positional ones by their place."""
-    marker = item.get_closest_marker(name)
-    if marker is None:
-        return None
+    return next(iter(each_arguments(item, name)), None)
+
+
+def each_arguments(item: pytest.Item, name: str) -> list[dict[str, Any]]:
+    """Those of every marker of that name: a check may have several known defects."""
     names = {"check": ("id", "by_hand", "causes", "judged", "evidence"), "known_defect": DEFECT}[name]
-    given = dict(zip(names, marker.args, strict=False)) | dict(marker.kwargs)
-    if len(marker.args) > len(names) or set(given) - set(names):
-        raise ValueError(f"{name} takes {', '.join(names)}")
-    return given
+    found = []
+    for marker in item.iter_markers(name):
+        given = dict(zip(names, marker.args, strict=False)) | dict(marker.kwargs)
+        if len(marker.args) > len(names) or set(given) - set(names):
+            raise ValueError(f"{name} takes {', '.join(names)}")
+        found.append(given)
+    return found
 
 
 def id_of(item: pytest.Item) -> str:
@@ -158,7 +163,7 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
     found = []
     try:
         check = arguments(item, "check")
-        defect = arguments(item, "known_defect")
+        defects = each_arguments(item, "known_defect")
     except ValueError as error:
         return [str(error)]
     if (problem := _problem_with_id(item, check and check.get("id"))) or check is None:
@@ -175,7 +180,7 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         found.append(f"needs: unknown why={why!r}; known are {', '.join(LEFT_OUT)}")
     if "managed" in getattr(item, "fixturenames", ()) and "managed" not in needed:
         found.append('takes the fixture managed: mark it with @pytest.mark.needs("managed", why="breaks")')
-    if defect is not None:
+    for defect in defects:
         missing = [key for key in DEFECT if not isinstance(defect.get(key), str)]
         if missing:
             found.append(f"known_defect: {', '.join(missing)} is missing or no text")

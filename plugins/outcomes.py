@@ -20,7 +20,7 @@ from fixtures.basics.versioned_table import covers
 from plugins import causes
 from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
-from plugins.marks import arguments, id_of, module_of
+from plugins.marks import arguments, each_arguments, id_of, module_of
 from plugins.output import clean, clean_report
 from plugins.session import CHECK, RUN, SAID_BY, TOLD, WAITED_S, CheckState, settings_of
 from plugins.times import NO_TIMES, times_of
@@ -110,11 +110,13 @@ def pytest_runtest_makereport(
             outcome, reason = "error", f"{INTERRUPTED} ({reason})"
         if report.when == "teardown":
             outcome, reason = "error", f"tear-down: {reason}"
-        if outcome == "failed" and state.missing is None and (defect := _known_defect(item)):
-            if re.search(defect["shows"], reason):
+        if outcome == "failed" and state.missing is None and (defects := _known_defects(item)):
+            if defect := next((each for each in defects if re.search(each["shows"], reason)), None):
                 outcome, reason = "known_defect", f"{defect['issue']}: {defect['reason']} — seen now: {reason}"
             else:
-                reason += f" — not the known defect {defect['issue']}, which says: {defect['shows']}"
+                reason += "".join(
+                    f" — not the known defect {each['issue']}, which says: {each['shows']}" for each in defects
+                )
         if state.outcome in (None, "passed", "not_covered", "blocked_by_hardware", "known_defect"):
             state.outcome, state.reason = outcome, reason
         if outcome in ("failed", "error") and state.found_causes is None and not interrupted:
@@ -124,10 +126,10 @@ def pytest_runtest_makereport(
         _show(report, outcome, reason)
     elif report.when == "call" and state.returned and state.outcome is None:
         state.outcome = "passed"
-    if state.outcome == "passed" and report.when == "call" and (defect := _known_defect(item)):
+    if state.outcome == "passed" and report.when == "call" and (defects := _known_defects(item)):
         state.outcome = "failed"
-        known = f"{defect['issue']} ({defect['reason']}) is said to hold for {defect['versions']}"
-        state.reason = f"unexpectedly passes: {known}"
+        known = (f"{each['issue']} ({each['reason']}) is said to hold for {each['versions']}" for each in defects)
+        state.reason = f"unexpectedly passes: {'; '.join(known)}"
         report.outcome, report.longrepr = "failed", state.reason
         report.acceptance_outcome = "failed"  # type: ignore[attr-defined]
     if report.when == "teardown":
@@ -202,13 +204,11 @@ def _last_line(report: pytest.TestReport) -> str:
     return lines[-1] if lines else ""
 
 
-def _known_defect(item: pytest.Item) -> dict[str, Any] | None:
-    """The item's known defect when it is said to hold for the version under test."""
-    defect = arguments(item, "known_defect")
-    if defect is None:
-        return None
-    version = item.config.stash[RUN].product_version()
-    return defect if covers(defect["versions"], version) else None
+def _known_defects(item: pytest.Item) -> list[dict[str, Any]]:
+    """The item's known defects that are said to hold for the version under test."""
+    marked = each_arguments(item, "known_defect")
+    version = item.config.stash[RUN].product_version() if marked else ""
+    return [each for each in marked if covers(each["versions"], version)]
 
 
 def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:
