@@ -29,13 +29,14 @@ class WrongRequest(_Data):
 
 
 class EngineFacts(_Data):
-    """Regular expressions of the log lines that end a phase of its start, names of its own metrics, and the wrong
-    requests that it is known to take."""
+    """Regular expressions of the log lines that end a phase of its start, names of its own metrics, the wrong requests
+    that it is known to take, and those on which its process ends, with the versions of the engine's package."""
 
     imported: str
     loaded: str | None
     metrics: dict[Literal["prompt_tokens", "generated_tokens", "running"], str] | None
     takes: tuple[str, ...]
+    ends_on: dict[str, str] = {}
 
 
 class Contract(_Data):

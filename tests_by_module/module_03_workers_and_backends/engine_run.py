@@ -9,6 +9,7 @@ from typing import Any
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.basics.errors import NotOffered
+from fixtures.basics.versioned_table import covers
 from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.clients.kv_events import KvEvent, kv_events
@@ -19,6 +20,7 @@ from fixtures.load.plan import ordinary_prompt, plan
 from fixtures.load.traces import Traces
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
+from fixtures.product.runtimes.stand_ins import called
 from fixtures.product.services.dynamo import Worker
 from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
 from tests_by_module.module_03_workers_and_backends.oracle import Compared
@@ -64,6 +66,7 @@ class Column:
     argv: list[str] = field(default_factory=list)
     startup: StartUp = field(init=False, repr=False)
     taken: dict[str, Any] = field(default_factory=dict)
+    stood_in: list[str] = field(default_factory=list)  # names of its kernels for which PyTorch computed
     prompt_tokens: dict[str, int] = field(default_factory=dict)
     no_tokenizer: str | None = None  # why the model's own has not counted them
     whole: dict[str, Answer] = field(default_factory=dict)
@@ -92,6 +95,13 @@ class Column:
     @property
     def facts(self) -> EngineFacts:
         return contract().engines[self.runtime.engine]
+
+    def ends_on(self, wrong_request: str) -> str | None:
+        """Why a wrong request is not sent to it: this version is known to end on it."""
+        versions, version = self.facts.ends_on.get(wrong_request), self.runtime.packages.get(self.runtime.engine)
+        if versions is None or version is None or not covers(versions, version):
+            return None
+        return f"not sent: {self.runtime.engine} {version} is known to end on it"
 
 
 def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str) -> Column:
@@ -193,6 +203,9 @@ def _be_refused(column: Column, deployment: Deployment) -> None:
         body = {"max_tokens": 1} | wrong.changes
         asked = InferenceEndpoint(endpoint.url, wrong.model or endpoint.model)
         prompt = wrong.prompt or (long if wrong.beyond_context else "one more?")
+        if why := column.ends_on(name):
+            column.refusals[name] = Answer(error=why)
+            continue
         column.refusals[name] = complete(asked, prompt, timeout_s=ANSWERS_WITHIN_S, **body)
     column.after_refusals = complete(endpoint, "and a good one?", timeout_s=ANSWERS_WITHIN_S, max_tokens=1)
 
@@ -261,6 +274,7 @@ def end(column: Column, deployment: ManagedDeployment, seed: int) -> None:
             status, ended_s = None, None
             worker.kill()
         (record,) = stream.result()
+    column.stood_in = called(process.log())
     column.ended = Ended(record, tokens, unregistered_s, ended_s, status, process.end_of_log(6000))
 
 

@@ -33,6 +33,7 @@ def _packages(column: Column) -> str:
 ROWS: dict[str, Callable[[Column], object]] = {
     "engine": lambda column: column.runtime.engine,
     "packages": _packages,
+    "kernels computed by PyTorch in their place": lambda column: ", ".join(column.stood_in) or "none",
     "imported after, s": lambda column: _number(column.startup.imported_s),
     "model loaded after, s": lambda column: _number(column.startup.loaded_s),
     "registered after, s": lambda column: _number(column.startup.registered_s),
