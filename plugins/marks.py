@@ -43,8 +43,8 @@ MARKERS = {
     "smoke": ("the few checks that show whether a module works at all", "-m smoke"),
     "nightly": ("the long form of a check, for the night", '-m "not nightly"'),
     "at_end": ("after all other checks: it judges what they all have seen", '-m "not at_end"'),
-    "long_wait": (
-        "waits long for a deployment of its own: with -n it goes to any runner",
+    "long_wait(together=False)": (
+        "waits long for a deployment of its own: with -n it goes to any runner, or `together` with those of its file",
         '-m "not long_wait"',
     ),
     "performance": ("measures speed: alone on its nodes", "-m performance -p no:xdist"),

@@ -37,7 +37,8 @@ ALL_ON_ONE = (
 
 
 class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """The scope of a test is its module package; of a test outside tests_by_module, its file; of a long wait, itself.
+    """The scope of a test is its module package; of a test outside tests_by_module, its file; of a long wait, itself,
+    or its file where that says `together`.
 
     All are one scope where a check has its nodes for itself. What a runner that died leaves goes on in another runner,
     without the test that ran.
@@ -49,7 +50,11 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
         self._alone = False
         settings = settings_of(config)
         assert settings is not None
-        self._long_waits = {check.node_id for check in settings.known if check.marked("long_wait")}
+        self._long_waits = {
+            check.node_id: check.path if mark.get("together") else check.node_id
+            for check in settings.known
+            for mark in check.marked("long_wait")
+        }
         self._ids = {check.node_id: check.id for check in settings.known}
         self._usual_s = usual_s(settings.report_dir.parent, settings.inventory.fingerprint)
 
@@ -65,8 +70,8 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has 
     def _split_scope(self, nodeid: str) -> str:
         if self._alone:
             return TESTS
-        if nodeid in self._long_waits:
-            return nodeid
+        if scope := self._long_waits.get(nodeid.partition("[")[0]):
+            return scope
         parts = nodeid.split("::")[0].split("/")
         return "/".join(parts[:2] if parts[0] == TESTS else parts)
 

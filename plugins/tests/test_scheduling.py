@@ -67,6 +67,28 @@ def test_a_run_of_all_has_as_many_runners_as_the_inventory_says(suite, args, run
     assert len(set((suite.path / "runners").read_text().split())) == runners
 
 
+TOGETHER = """
+    import os
+
+    pytestmark = pytest.mark.long_wait(together=True)
+
+    @pytest.mark.check("M00-05")
+    @pytest.mark.parametrize("n", range(3))
+    def test_one(n):
+        with open("begun", "a") as file:
+            print(os.getpid(), "together", file=file)
+"""
+
+
+def test_long_waits_of_a_file_stay_together_on_a_runner_that_need_not_be_their_module_s(suite):
+    suite.module(0, LONG_WAIT.replace("NUMBER", "00"))
+    suite.module(0, TOGETHER, name="test_together.py")
+    assert suite.run("-n", "2").ret == 0
+    there = begun(suite)
+    together, module = ({process for process, name in there if name == of} for of in ("together", "00 short"))
+    assert len(together) == len(module) == 1 and together != module
+
+
 ALONE = """
     import os
 

@@ -19,7 +19,11 @@ from tests_by_module.module_08_multi_node_workers.workers_by_node import (
     of_fair_share,
 )
 
-pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed", why="settings")]
+pytestmark = [
+    pytest.mark.needs("multi_node"),
+    pytest.mark.needs("managed", why="settings"),
+    pytest.mark.long_wait(together=True),
+]
 
 # one request at a time, said as vLLM and the mocker are told: of six that are with each worker, five wait here
 SMALL = {"worker_args": ("--max-num-seqs", "1")}

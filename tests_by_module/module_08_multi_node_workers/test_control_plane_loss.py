@@ -19,6 +19,7 @@ from tests_by_module.module_08_multi_node_workers.losses import Loss, failed_as_
 pytestmark = [
     pytest.mark.needs("managed", "multi_node", "lab", why="breaks"),
     pytest.mark.usefixtures("mended_afterwards"),
+    pytest.mark.long_wait(together=True),
 ]
 
 # a lease is renewed when half of it is left: an outage of 2 s is shorter than that, whenever it begins

@@ -16,7 +16,11 @@ from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
 
-pytestmark = [pytest.mark.needs("managed", "multi_node", why="breaks"), pytest.mark.usefixtures("mended_afterwards")]
+pytestmark = [
+    pytest.mark.needs("managed", "multi_node", why="breaks"),
+    pytest.mark.usefixtures("mended_afterwards"),
+    pytest.mark.long_wait(together=True),
+]
 
 # an outage shorter than the lease must stay clear of half of it: a lease is renewed when half of it is left
 CALM_LEASE_TTL_S, SHORT_S = 6, 1.0

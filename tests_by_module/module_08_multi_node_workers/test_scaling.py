@@ -11,7 +11,11 @@ from fixtures.faults.timeline import hit, lost
 from tests_by_module.module_08_multi_node_workers.history import Scaled
 from tests_by_module.module_08_multi_node_workers.workers_by_node import by_worker, of_fair_share
 
-pytestmark = [pytest.mark.needs("multi_node"), pytest.mark.needs("managed", why="breaks")]
+pytestmark = [
+    pytest.mark.needs("multi_node"),
+    pytest.mark.needs("managed", why="breaks"),
+    pytest.mark.long_wait(together=True),
+]
 
 
 @check(
