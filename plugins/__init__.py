@@ -21,6 +21,7 @@ ALL = [
     "plugins.record",
     "plugins.estimate",
     "plugins.resume",
+    "plugins.nights",
     "plugins.terminal",
     "plugins.summary",
     "plugins.report",

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from fixtures.basics.printable import printable
+from plugins.against import told
 from plugins.not_covered import Group, counted
 from plugins.outcomes import first_line
 from plugins.verdict import Verdict, alike, by_reason, label
@@ -33,6 +34,7 @@ def render(data: dict[str, Any], verdict: Verdict, not_covered: Sequence[Group])
         red=alike(data["checks"]),
         grouped={name: by_reason(data["checks"], name) for name in ("known_defect", "blocked_by_hardware")},
         not_covered=not_covered,
+        compared=told(data["comparison"]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import secrets
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 
 import plugins
 from fixtures.basics.check_source import TESTS, KnownCheck, SiteChecks, read_checks
+from fixtures.basics.measurement import Threshold
 from fixtures.basics.redact import hide
 from fixtures.basics.thresholds import ThresholdError, Thresholds, load_thresholds
 from plugins.checks import OF_A_SITE, required_ids
@@ -67,6 +69,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         metavar="RUN",
         help="run what this earlier run (its folder, or its id among the reports) did not judge; run.json says so",
     )
+    group.addoption(
+        "--compare",
+        metavar="RUN",
+        help="reject what got slower than in this earlier run (its folder or id; latest: the newest saved reference)",
+    )
+    group.addoption("--save-reference", action="store_true", help="keep this run as a reference for --compare latest")
     group.addoption("--dry-run", action="store_true", help="print the commands for the selected checks, run nothing")
     group.addoption("--keep", action="store_true", help="leave the deployment up, and say how to take it down")
     group.addoption("--reports", metavar="FOLDER", help="where runs leave their folders (default: reports/)")
@@ -254,7 +262,15 @@ def _thresholds(root: Path, inventory: Path, known: tuple[KnownCheck, ...], site
                 if may_name is not None and check_id not in may_name:
                     there = ", ".join(sorted(may_name)) or "none"
                     raise ThresholdError(f"{path}: there is no check {check_id}; known are {there}{OF_A_SITE}")
-                merged.setdefault(check_id, {}).update(names)
+                _replace(merged.setdefault(check_id, {}), names)
     except ThresholdError as error:
         raise pytest.UsageError(str(error)) from None
     return merged
+
+
+def _replace(of_check: dict[str, Threshold], names: dict[str, Threshold]) -> None:
+    """A bound of a site's own is compared with earlier runs as the suite's is, unless it says otherwise itself."""
+    for name, bound in names.items():
+        if bound.better is None and (before := of_check.get(name)):
+            bound = replace(bound, better=before.better, tolerance_percent=before.tolerance_percent)
+        of_check[name] = bound

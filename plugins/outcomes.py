@@ -17,6 +17,7 @@ from fixtures.basics.findings import FoundWrong
 from fixtures.basics.known_failures import load_known_failures
 from fixtures.basics.measure import Measure
 from fixtures.basics.versioned_table import covers
+from fixtures.nights.workload import workload
 from plugins import causes
 from plugins.durations import shared_setup_s
 from plugins.interruption import INTERRUPTION
@@ -244,6 +245,7 @@ def blank_record(check_id: str, case: str, module: str | None, title: str) -> di
         "by_hand": "",
         "found_causes": [],
         "causes": [],
+        "workload": "",
         **NO_TIMES,
     }
 
@@ -269,6 +271,7 @@ def record_of(item: pytest.Item, state: CheckState) -> dict[str, Any]:
         "by_hand": check.get("by_hand", ""),
         "found_causes": state.found_causes or [],
         "causes": [n for n in check.get("causes", ()) if load_known_failures()[n].is_possible(settings.inventory)],
+        "workload": workload(item.path),
         **times_of(state, settings.runner),
     }
 

@@ -18,6 +18,7 @@ from fixtures.basics.check_source import TESTS
 from fixtures.basics.findings import Finding, FoundWrong
 from fixtures.basics.redact import redacted
 from plugins import job_summary
+from plugins.against import Nights, slower
 from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records
 from plugins.not_covered import grouped
@@ -52,6 +53,7 @@ class Recorder:
         self.deselected = False
         self.runner_interrupted = False
         self.resumes: dict[str, Any] | None = None  # the run that this one goes on with
+        self.nights: Nights | None = None
         self.data: dict[str, Any] = {}
         self.verdict: Verdict | None = None
 
@@ -179,11 +181,15 @@ class Recorder:
             "tear_down_errors": run["tear_down_errors"],
             "kept": run["kept"],
         }
+        self.data["comparison"] = comparison = self.nights.found(self.data) if self.nights else None
+        self.problems += slower(comparison)
         self.data = redacted(self.data)
         self._judge(exitstatus, selected_ids)
         if mismatch := schema_mismatch(self.data):
             self.problems.append(f"run.json does not fit its schema: {mismatch}")
             self._judge(exitstatus, selected_ids)
+        if self.nights:
+            self.nights.keep(self.data)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         assert self.verdict is not None
         groups = grouped(self.data["checks"], settings, self.config.rootpath)

@@ -19,6 +19,8 @@ from fixtures.basics.known_failures import load_known_failures
 from fixtures.basics.measurement import Threshold
 from fixtures.times.record import parsed
 from fixtures.times.tables import critical_path, tables
+from plugins.against import told
+from plugins.change_chart import change_svg
 from plugins.drawing import timeline_svg, topology_svg
 from plugins.gantt import gantt_svg
 from plugins.not_covered import grouped
@@ -96,7 +98,14 @@ def render(recorder: Recorder) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"facts": facts, "bar": bar, "bounds": bounds, "anchor": anchor, "number": number}
+    environment.filters |= {
+        "facts": facts,
+        "bar": bar,
+        "bounds": bounds,
+        "anchor": anchor,
+        "number": number,
+        "percent": percent,
+    }
     checks = [
         check
         | {
@@ -115,6 +124,7 @@ def render(recorder: Recorder) -> str:
             ("What else rejected the run", data["problems"]),
             ("Tear-down errors", data["tear_down_errors"]),
             ("Required, and not answered", data["incomplete"]),
+            ("Compared with an earlier run", told(data["comparison"])),
             ("Not covered", by_outcome["not_covered"]),
             ("Cluster", True),
             ("Known defects", by_outcome["known_defect"]),
@@ -134,6 +144,8 @@ def render(recorder: Recorder) -> str:
         by_outcome=by_outcome,
         modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
         catalogue=load_known_failures(),
+        compared=told(data["comparison"]),
+        change_chart=Markup(change_svg(data["comparison"])),
         topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
         timeline=Markup(timeline_svg(data["timeline"])),
         **time_parts(data),
@@ -202,6 +214,10 @@ def _text(value: Any) -> str:
 
 def number(value: float | None) -> str:
     return "none" if value is None else f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} %"
 
 
 def bounds(measurement: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.basics.check_source import TESTS
 from plugins import causes
+from plugins.against import told
 from plugins.not_covered import Group, counted, grouped
 from plugins.outcomes import first_line
 from plugins.record import recorder_of
@@ -64,6 +65,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     sections = {
         "failed, or could not look": [*bad(), *data["problems"]],
         "tear-down errors": data["tear_down_errors"],
+        "compared with the reference": told(data["comparison"]),
         "known defects": excused("known_defect"),
         "blocked by hardware": excused("blocked_by_hardware"),
         f"not covered, by reason{'' if verbose else ' (-v names each check)'}": _not_covered(groups, verbose),

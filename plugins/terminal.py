@@ -58,6 +58,8 @@ class LastWord:
             if plant := recorder.data["plant"]:
                 caught = plant["word"] == CAUGHT
                 say(session.config, plant["line"], bold=True, green=caught, red=not caught)
+            for line in recorder.nights.lines if recorder.nights else ():
+                say(session.config, line)
             say(session.config, f"report: {page if page.is_file() else folder / 'run.json'}")
             say(session.config, verdict.line, bold=True, green=green, red=not green)
         return result

@@ -25,6 +25,7 @@ def decide(data: dict[str, Any], never_ran: list[str], *, interrupted: bool, pyt
 
     `never_ran`: the checks, by id and case, that pytest selected and of which it gave no result.
     `pytest_failed`: pytest counted a failure itself; then the session is never ACCEPTED.
+    What got slower than its reference allows is among the record's problems.
     """
     checks = data["checks"]
     counts = Counter(check["outcome"] for check in checks)
@@ -49,6 +50,7 @@ def _incomplete(data: dict[str, Any], never_ran: list[str], interrupted: bool) -
         reasons.append("no check ran")
     if never_ran:
         reasons.append(f"selected, and never run: {', '.join(never_ran)}")
+    reasons += (data.get("comparison") or {}).get("unanswered", [])
     required = [check for check in checks if check["required"]]
     for reason, inside in by_reason(required, "not_covered").items():
         are = "is" if len(inside) == 1 else "are"
