@@ -13,6 +13,7 @@ from fixtures.basics.known_failures import load_known_failures
 from fixtures.cluster.inventory.model import Inventory, Role
 from fixtures.cluster.inventory.requires import CAPABILITIES, LEFT_OUT
 from fixtures.cluster.probes.capabilities import CapabilityTable
+from plugins.names_used import names_used
 from plugins.options import only_shows
 from plugins.plants import modules_of
 from plugins.session import PLANT, settings_of
@@ -51,6 +52,8 @@ MARKERS = {
     "destructive": ("breaks something on purpose: alone on its nodes", '-m "not destructive"'),
 }
 DEFECT = ("issue", "versions", "shows", "reason")
+# steps of the Run that put Dynamo on the nodes
+OF_DYNAMO = {"equipment", "deployment", "picture", "own_deployment"}
 DERIVED = ("multi_node", "gpu", "rdma", "real_engine")
 
 
@@ -103,6 +106,8 @@ def why_managed(item: pytest.Item) -> str:
 
 def may_run(item: pytest.Item, inventory: Inventory) -> bool:
     """Whether the inventory declares all that the item needs; no node is looked at."""
+    if not inventory.cluster.holds_dynamo and names_used(item) & OF_DYNAMO:
+        return False
     table = CapabilityTable(inventory, {})
     names: dict[Role | None, list[str]] = {
         role: [node.name for node in inventory.with_role(role)] for _, role in needs_of(item) if role

@@ -75,11 +75,11 @@ def _group(reason: str, checks: list[dict[str, Any]], settings: Settings, others
         for name in check["covered_by"] or ():
             covering.setdefault(name, set()).add(check["id"])
 
-    def effort(name: str) -> tuple[bool, int, int, int, str]:
+    def effort(name: str) -> tuple[int, int, int, int, str]:
         other, ids = others[name], covering[name]
         required = ids & required_ids(other.cluster.dynamo_requires, settings.known, complete=False)
-        elsewhere = not other.cluster.dynamo_embedded or not _hardware(other) <= _hardware(settings.inventory)
-        return elsewhere, len(other.nodes), -len(required), -len(ids), name
+        here = other.cluster.dynamo_embedded and _hardware(other) <= _hardware(settings.inventory)
+        return 0 if here else 1 if other.cluster.dynamo_lab else 2, len(other.nodes), -len(required), -len(ids), name
 
     best = min(covering.keys() & others.keys(), key=effort, default=None)
     asked = any(check["covered_by"] is not None for check in checks)
