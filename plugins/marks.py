@@ -12,6 +12,7 @@ from fixtures.basics.check_source import CHECK_ID, MODULE, SITE_ID, TESTS
 from fixtures.basics.known_failures import load_known_failures
 from fixtures.cluster.inventory.model import Inventory, Role
 from fixtures.cluster.inventory.requires import CAPABILITIES, LEFT_OUT
+from fixtures.cluster.labs.plan import holds_dynamo
 from fixtures.cluster.probes.capabilities import CapabilityTable
 from plugins.names_used import names_used
 from plugins.options import only_shows
@@ -106,7 +107,7 @@ def why_managed(item: pytest.Item) -> str:
 
 def may_run(item: pytest.Item, inventory: Inventory) -> bool:
     """Whether the inventory declares all that the item needs; no node is looked at."""
-    if not inventory.cluster.holds_dynamo and names_used(item) & OF_DYNAMO:
+    if not holds_dynamo(inventory) and names_used(item) & OF_DYNAMO:
         return False
     table = CapabilityTable(inventory, {})
     names: dict[Role | None, list[str]] = {
