@@ -17,7 +17,7 @@ from fixtures.answers.of_all import OfAll
 from fixtures.basics.check_source import TESTS
 from fixtures.basics.findings import Finding, FoundWrong
 from fixtures.basics.redact import redacted
-from plugins import job_summary
+from plugins import ctrf, job_summary
 from plugins.against import Nights, slower
 from plugins.interruption import INTERRUPTION
 from plugins.lifecycle import collect_records
@@ -194,6 +194,7 @@ class Recorder:
         assert self.verdict is not None
         groups = grouped(self.data["checks"], settings, self.config.rootpath)
         write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict, groups))
+        write(settings.report_dir / "ctrf.json", ctrf.render(self.data))
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 
     def _on_clock(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from fixtures.basics.known_failures import load_known_failures
 from fixtures.basics.measurement import Threshold
 from fixtures.times.record import parsed
 from fixtures.times.tables import critical_path, tables
+from plugins import manifest
 from plugins.against import told
 from plugins.change_chart import change_svg
 from plugins.drawing import timeline_svg, topology_svg
@@ -184,8 +185,8 @@ def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:
 
 
 def files(folder: Path, junit: str | None) -> list[str]:
-    """What else lies in the run's folder, besides the evidence that the checks link; `junit` is made later."""
-    made_later = [Path(junit).name] if junit and Path(junit).parent == folder else []
+    """What else lies in the run's folder, besides the evidence that the checks link; some of it is made later."""
+    made_later = [manifest.FILE, *([Path(junit).name] if junit and Path(junit).parent == folder else [])]
     found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     other = {name for name in found if not name.startswith("evidence/") and name != "report.html"}
     return sorted(other.union(made_later))

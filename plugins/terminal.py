@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plugins import manifest
 from plugins.output import say
 from plugins.plants import CAUGHT
 from plugins.record import recorder_of
@@ -54,6 +55,7 @@ class LastWord:
                 say(session.config, f"ERROR: {text}", red=True)
         elif verdict := recorder.verdict:
             session.exitstatus = verdict.exit_status  # pytest's own --max-warnings sets another
+            manifest.write(folder)
             green, page = verdict.word == "ACCEPTED", folder / "report.html"
             if plant := recorder.data["plant"]:
                 caught = plant["word"] == CAUGHT

@@ -26,7 +26,7 @@ def test_without_a_plugin_the_verdict_is_the_same(green, names):
     assert result.outlines[-2] == f"report: {green.latest.resolve() / ('report.html' if page else 'run.json')}"
     left = {path.name for path in green.latest.iterdir()}
     views = {"report.html": page, "junit.xml": "junitxml" not in names}
-    always = {"run.json", "summary.md", "transcript.txt", "measurements.jsonl"}
+    always = {"run.json", "summary.md", "ctrf.json", "transcript.txt", "measurements.jsonl", "manifest.sha256"}
     assert left == always | {name for name, made in views.items() if made}
     if page:
         assert ("junit.xml" in (green.latest / "report.html").read_text()) == views["junit.xml"]
