@@ -175,8 +175,7 @@ def collect_records(
             )
             continue
         path.unlink()
-        names = {node["name"] for node in merged["nodes"]}
-        merged["nodes"] += [node for node in part["nodes"] if node["name"] not in names]
+        _join(merged["nodes"], part["nodes"])
         merged["versions"] |= part["versions"]
         for key in ("components", "edges"):
             have = merged["topology"][key]
@@ -187,3 +186,16 @@ def collect_records(
         answers += [part["answers"]] if part["answers"] else []
     merged["transcript"].sort(key=lambda entry: entry["at"])
     return merged | {"answers": together(answers)}
+
+
+def _join(nodes: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
+    """Each node once; of what it was busy with, the first and the last look of all runners count."""
+    known = {node["name"]: node for node in nodes}
+    for node in more:
+        if (before := known.get(node["name"])) is None:
+            nodes.append(node)
+            continue
+        for when, chosen in (("begin", min), ("end", max)):
+            looks = [each["pace"][when] for each in (before, node) if when in each.get("pace", {})]
+            if looks:
+                before["pace"] = before.get("pace", {}) | {when: chosen(looks, key=lambda look: look["at_s"])}
