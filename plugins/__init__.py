@@ -17,6 +17,7 @@ ALL = [
     "plugins.outcomes",
     "plugins.evidence",
     "plugins.silence",
+    "plugins.deaths",
     "plugins.sampling",
     "plugins.record",
     "plugins.estimate",

@@ -22,7 +22,7 @@ class Specs:
     @pytest.hookspec(firstresult=True)
     def pytest_acceptance_run(self, config: pytest.Config, settings: "Settings") -> Any:
         """Return the Run of this process: capabilities(), history, answers(), record(), close(), share_no_node(),
-        causes, exclusive, silence, suspect(), waits; see fixtures/run/run.py."""
+        causes, deaths, deployments, exclusive, silence, suspect(), waits; see fixtures/run/run.py."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

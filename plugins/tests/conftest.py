@@ -64,8 +64,14 @@ class FakeSilence:
     def look_anew(self):
         pass
 
+class FakeDeaths:
+    def look(self, deployments):
+        return []
+
 class FakeRun:
     exclusive = False
+    deaths = FakeDeaths()
+    deployments = ()
     causes = FakeCauses()
     silence = FakeSilence()
     def __init__(self, settings):

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
 from fixtures.basics.deadline import DeadlineExceeded
-from fixtures.basics.errors import BringUpFailed
-from fixtures.cluster.inventory.model import Inventory
+from fixtures.basics.errors import BringUpFailed, ProcessEnded
+from fixtures.cluster.inventory.model import Inventory, RuntimeSpec
+from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_03_workers_and_backends.engine_run import Column, end, look, look_at_running
+from tests_by_module.module_03_workers_and_backends.engine_run import Column, be_refused, end, look, look_at_running
 from tests_by_module.module_03_workers_and_backends.oracle import Compared, judged, judged_beside
 from tests_by_module.module_03_workers_and_backends.peer_stalls import Watch
 
@@ -28,19 +30,40 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
         return [look_at_running(run.deployment(), spec, run.seed, run.run_id)]
     seen = []
     for spec in inventory.engines:
-        letters = re.sub(r"\W", "_", spec.name)
         doing = "brought up"
         try:
-            with run.own_deployment(f"module_03.engine_{letters}", runtime=spec.name) as deployment:
+            with own(run, spec) as deployment:
                 doing = "asked"
                 column = look(deployment, spec, run.seed, run.run_id)
                 column.compared = judged(run, deployment, spec)
                 doing = "ended"
                 end(column, deployment, run.seed)
+            doing = "brought up again"
+            refused_by_engine(run, column)
+        except ProcessEnded as error:
+            reason = f"{spec.name} fails while it is {doing}: {error.reason}"
+            raise BringUpFailed(SERVES_CHECK, reason, causes=error.causes) from error
         except (ServiceFailed, DeadlineExceeded) as error:
             raise BringUpFailed(SERVES_CHECK, f"{spec.name} fails while it is {doing}: {error}") from None
         seen.append(column)
     return seen
+
+
+def own(run: Run, spec: RuntimeSpec, why: str = "") -> AbstractContextManager[ManagedDeployment]:
+    """A deployment of one engine."""
+    letters = re.sub(r"\W", "_", spec.name)
+    return run.own_deployment(f"module_03.engine_{letters}{why}", runtime=spec.name)
+
+
+def refused_by_engine(run: Run, column: Column) -> None:
+    """What may end the engine, in a deployment of its own: all else is known of it by then."""
+    if not column.wrong_requests(by_engine=True):
+        return
+    try:
+        with own(run, column.runtime, "_refuses") as deployment:
+            be_refused(column, deployment, by_engine=True)
+    except ProcessEnded as error:
+        column.ended_by_refusals = error
 
 
 @pytest.fixture(scope="package", autouse=True)

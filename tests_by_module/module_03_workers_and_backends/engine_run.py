@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.basics.errors import NotOffered
+from fixtures.basics.errors import NotOffered, ProcessEnded
 from fixtures.basics.versioned_table import covers
 from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
@@ -22,7 +22,7 @@ from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.stand_ins import called
 from fixtures.product.services.dynamo import Worker
-from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, contract
+from tests_by_module.module_03_workers_and_backends.contract import EngineFacts, WrongRequest, contract
 from tests_by_module.module_03_workers_and_backends.oracle import Compared
 
 # far more than is generated before anybody notices that the client has left
@@ -74,7 +74,9 @@ class Column:
     # by "requests" and the contract's names of an engine's own metrics
     counted: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, Answer] = field(default_factory=dict)
-    after_refusals: Answer = field(default_factory=Answer)
+    # a good request after those that the engine must refuse itself (True), and after the others
+    after_refusals: dict[bool, Answer] = field(default_factory=dict)
+    ended_by_refusals: ProcessEnded | None = None
     left: RequestRecord = field(init=False, repr=False)  # there once `look` is through
     busy_before: bool = False
     idle_after_s: float | None = None
@@ -103,9 +105,15 @@ class Column:
             return None
         return f"not sent: {self.runtime.engine} {version} is known to end on it"
 
+    def wrong_requests(self, *, by_engine: bool) -> dict[str, WrongRequest]:
+        """Those that are sent to it; for the others the reason stands in their answers' place."""
+        there = {name: each for name, each in contract().wrong_requests.items() if each.by_engine == by_engine}
+        self.refusals |= {name: Answer(error=why) for name in there if (why := self.ends_on(name))}
+        return {name: each for name, each in there.items() if not self.ends_on(name)}
+
 
 def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str) -> Column:
-    """Everything but its end, which is `end`."""
+    """Everything but its end, which is `end`, and what may end it before, `be_refused` by the engine."""
     (worker,) = deployment.workers
     pid = worker.require_process().pgid
     family = families(worker.node, [pid], [])[pid]
@@ -122,12 +130,13 @@ def look_at_running(deployment: Deployment, spec: RuntimeSpec, seed: int, salt: 
     column = Column(spec, deployment.shared)
     _question(column, deployment, seed)
     _store(column, deployment, seed, salt)
+    be_refused(column, deployment, by_engine=True)
     return column
 
 
 def _question(column: Column, deployment: Deployment, seed: int) -> None:
     _ask(column, deployment)
-    _be_refused(column, deployment)
+    be_refused(column, deployment, by_engine=False)
     _leave(column, deployment, seed)
 
 
@@ -194,20 +203,18 @@ def _ask(column: Column, deployment: Deployment) -> None:
         column.prompt_tokens = {name: tokenizer.count(prompt) for name, prompt in contract().prompts.items()}
 
 
-def _be_refused(column: Column, deployment: Deployment) -> None:
+def be_refused(column: Column, deployment: Deployment, *, by_engine: bool) -> None:
+    """The wrong requests that the engine must refuse itself, which may end it, or all others; and then a good one."""
     endpoint = deployment.endpoint
     cards = [worker.card or {} for worker in deployment.registered_workers()]
     context = max((card.get("context_length") or 0 for card in cards), default=0)
-    for name, wrong in contract().wrong_requests.items():
+    for name, wrong in column.wrong_requests(by_engine=by_engine).items():
         long = ordinary_prompt(context + (wrong.beyond_context or 0))
         body = {"max_tokens": 1} | wrong.changes
         asked = InferenceEndpoint(endpoint.url, wrong.model or endpoint.model)
         prompt = wrong.prompt or (long if wrong.beyond_context else "one more?")
-        if why := column.ends_on(name):
-            column.refusals[name] = Answer(error=why)
-            continue
         column.refusals[name] = complete(asked, prompt, timeout_s=ANSWERS_WITHIN_S, **body)
-    column.after_refusals = complete(endpoint, "and a good one?", timeout_s=ANSWERS_WITHIN_S, max_tokens=1)
+    column.after_refusals[by_engine] = complete(endpoint, "and a good one?", timeout_s=ANSWERS_WITHIN_S, max_tokens=1)
 
 
 def _leave(column: Column, deployment: Deployment, seed: int) -> None:

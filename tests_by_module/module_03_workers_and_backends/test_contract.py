@@ -70,6 +70,9 @@ def _has_text(chunk: dict) -> bool:
 
 def refused_as_declared(columns: list[Column], evidence: Evidence, *, by_engine: bool) -> None:
     """AssertionError with every request that was not, or for an engine that does not serve afterwards."""
+    for column in columns:
+        if by_engine and column.ended_by_refusals:
+            raise column.ended_by_refusals
     wrong = {name: each for name, each in contract().wrong_requests.items() if each.by_engine == by_engine}
     seen = [(column, name, column.refusals[name]) for column in columns for name in wrong]
     assert any(name not in column.facts.takes for column, name, _ in seen), "contract.yaml asks nothing wrong of them"
@@ -82,9 +85,8 @@ def refused_as_declared(columns: list[Column], evidence: Evidence, *, by_engine:
     ]
     Findings(found).judge()
     for column in columns:
-        assert column.after_refusals.ok, (
-            f"{column.name}, a good request afterwards fails: {column.after_refusals.describe()}"
-        )
+        after = column.after_refusals[by_engine]
+        assert after.ok, f"{column.name}, a good request afterwards fails: {after.describe()}"
 
 
 @check(
