@@ -10,6 +10,7 @@ from fixtures.basics.deadline import DeadlineExceeded
 from fixtures.basics.errors import BringUpFailed, ProcessEnded
 from fixtures.cluster.inventory.model import Inventory, RuntimeSpec
 from fixtures.product.deployments.managed import ManagedDeployment
+from fixtures.product.runtimes.provision import ProvisioningFailed
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_03_workers_and_backends.engine_run import Column, be_refused, end, look, look_at_running
@@ -43,7 +44,7 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
         except ProcessEnded as error:
             reason = f"{spec.name} fails while it is {doing}: {error.reason}"
             raise BringUpFailed(SERVES_CHECK, reason, causes=error.causes) from error
-        except (ServiceFailed, DeadlineExceeded) as error:
+        except (ServiceFailed, DeadlineExceeded, ProvisioningFailed) as error:
             raise BringUpFailed(SERVES_CHECK, f"{spec.name} fails while it is {doing}: {error}") from None
         seen.append(column)
     return seen
