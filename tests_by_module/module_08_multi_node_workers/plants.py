@@ -310,3 +310,6 @@ class ControlPlaneReturnsElsewhere(Plant):
         if name == "etcd_lost_for_long":
             move_elsewhere(deployment.workers)
         return fault
+
+
+NOT_PLANTED = {"M08-48": "Every version of Dynamo that was run fails it without a plant."}

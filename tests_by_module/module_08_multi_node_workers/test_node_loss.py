@@ -7,11 +7,15 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.dynamo_versions import dialect
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.require import require
+from fixtures.clients.judge import PROMPT
 from fixtures.faults import Fault, Killed, Partition, PoweredOff, SlowLink
 from fixtures.faults.timeline import require_none_lost
+from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_08_multi_node_workers.losses import Loss, Places, failed_as_known, lose, no_loss, places
@@ -180,6 +184,27 @@ def test_killed_worker_costs_nothing_with_migration(migrated: Loss, measure: Mea
     require_none_lost(migrated.requests)
     measure("longest_gap_ms", max(it.longest_gap_s or 0 for it in on_it) * 1000, n=len(on_it))
     measure.judge()
+
+
+@check(
+    "M08-48",
+    judged="the prompt tokens that `usage` reports for streams of a killed worker that moved to another one, against "
+    "the token ids that were sent",
+    by_hand="frontend with --migration-limit 1; kill -KILL -- -PGID of a worker; usage of its streams",
+    causes=[22],
+)
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.6,<1.7",
+    shows=r"usage reports \d+ prompt tokens, sent were",
+    reason="What a stream has generated before it moves counts among its prompt's tokens as well.",
+)
+def test_a_stream_that_moves_counts_its_prompt_as_it_was_sent(migrated: Loss):
+    """A stream that moves to another worker reports as many prompt tokens as were sent."""
+    judged = [it.judged for it in migrated.on_victims() if it.judged and it.outcome == COMPLETED]
+    if not judged:
+        raise CouldNotLook("no stream of the killed worker came to its end: no usage to look at")
+    Findings(f"{it.name}: {words}" for it in judged for _, rule, words in it.flaws if rule == PROMPT).judge()
 
 
 @check(
