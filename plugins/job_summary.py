@@ -34,7 +34,7 @@ def render(data: dict[str, Any], verdict: Verdict, not_covered: Sequence[Group])
         red=alike(data["checks"]),
         grouped={name: by_reason(data["checks"], name) for name in ("known_defect", "blocked_by_hardware")},
         not_covered=not_covered,
-        compared=told(data["comparison"]),
+        compared=told(data.get("comparison")),
     )
 
 

@@ -178,7 +178,7 @@ def pytest_configure(config: pytest.Config) -> None:
         runners=workerinput["workercount"] if handed else 1,
         known=known,
         required=required_ids(inventory.cluster.dynamo_requires, known, complete),
-        thresholds=_thresholds(config.rootpath, inventory.path, known, site),
+        thresholds=thresholds_of(config.rootpath, inventory.path, known, site),
         site_checks=site,
     )
     if not settings.writes:
@@ -248,7 +248,7 @@ def _plant(config: pytest.Config) -> type[Plant] | None:
         raise pytest.UsageError(f"--plant: {error.args[0]}") from None
 
 
-def _thresholds(root: Path, inventory: Path, known: tuple[KnownCheck, ...], site: SiteChecks | None) -> Thresholds:
+def thresholds_of(root: Path, inventory: Path, known: tuple[KnownCheck, ...], site: SiteChecks | None) -> Thresholds:
     """Those of the modules and of a site's own checks; over them `<inventory>.thresholds.yaml` beside the inventory."""
     merged: Thresholds = {}
     suites = sorted((root / TESTS).glob("*/thresholds.yaml"))

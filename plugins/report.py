@@ -6,7 +6,7 @@ import base64
 import csv
 import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ from plugins.not_covered import grouped
 from plugins.options import makes_page
 from plugins.outcomes import OUTCOMES
 from plugins.record import Recorder, recorder_of
-from plugins.session import CHECK, settings_of
+from plugins.session import CHECK, Settings, settings_of
 from plugins.summary import again
+from plugins.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent.parent / "reports" / "templates"
 _NOT_SHOWN = ("looked_at", "clock_s")  # of the facts
 # a phone lays a page without it out as wide as a desk's screen
 CHARSET, VIEWPORT = '<meta charset="utf-8"/>', '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+ABSENT = {"comparison": None, "resumes": None}  # in records of older suites
 ROWS_SHOWN = 200  # of an evidence table; the file has them all
 
 
@@ -91,15 +93,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def render(recorder: Recorder) -> str:
     """The HTML of everything before pytest-html's own table."""
     assert recorder.verdict is not None
-    folder, data = recorder.settings.report_dir, recorder.data
-    environment = jinja2.Environment(
+    junit = getattr(recorder.config.option, "xmlpath", None)
+    return page(recorder.data, recorder.verdict, recorder.settings, recorder.config.rootpath, junit=junit)
+
+
+def environment() -> jinja2.Environment:
+    """What the templates of pages are read by."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
+    made.filters |= {
         "facts": facts,
         "bar": bar,
         "bounds": bounds,
@@ -107,11 +114,28 @@ def render(recorder: Recorder) -> str:
         "number": number,
         "percent": percent,
     }
+    return made
+
+
+def page(
+    data: dict[str, Any],
+    verdict: Verdict,
+    settings: Settings,
+    root: Path,
+    *,
+    junit: str | None = None,
+    again_lines: Sequence[str] = (),
+) -> str:
+    """The HTML of a record that fits reports/run.schema.json; its evidence lies in the folder of `settings`.
+
+    `again_lines`: what was judged otherwise, where it is an old record; `junit`: where junit.xml will be.
+    """
+    folder, data = settings.report_dir, ABSENT | data
     checks = [
         check
         | {
             "shown": [shown(folder, entry) for entry in check["evidence"]],
-            "again": again(recorder.settings, check, recorder.config.rootpath),
+            "again": again(settings, check, root),
         }
         for check in data["checks"]
     ]
@@ -125,7 +149,7 @@ def render(recorder: Recorder) -> str:
             ("What else rejected the run", data["problems"]),
             ("Tear-down errors", data["tear_down_errors"]),
             ("Required, and not answered", data["incomplete"]),
-            ("Compared with an earlier run", told(data["comparison"])),
+            ("Compared with an earlier run", told(data.get("comparison"))),
             ("Not covered", by_outcome["not_covered"]),
             ("Cluster", True),
             ("Known defects", by_outcome["known_defect"]),
@@ -136,23 +160,28 @@ def render(recorder: Recorder) -> str:
         )
         if there
     ]
-    return environment.get_template("page.html.j2").render(
-        run=data,
-        verdict=recorder.verdict,
-        checks=checks,
-        bad=bad,
-        not_covered=grouped(checks, recorder.settings, recorder.config.rootpath),
-        by_outcome=by_outcome,
-        modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
-        catalogue=load_known_failures(),
-        compared=told(data["comparison"]),
-        change_chart=Markup(change_svg(data["comparison"])),
-        topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
-        timeline=Markup(timeline_svg(data["timeline"])),
-        **time_parts(data),
-        files=files(folder, getattr(recorder.config.option, "xmlpath", None)),
-        contents=contents,
-        script=Markup((TEMPLATES / "filter.js").read_text(encoding="utf-8")),
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            run=data,
+            verdict=verdict,
+            again_lines=again_lines,
+            checks=checks,
+            bad=bad,
+            not_covered=grouped(checks, settings, root),
+            by_outcome=by_outcome,
+            modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},
+            catalogue=load_known_failures(),
+            compared=told(data.get("comparison")),
+            change_chart=Markup(change_svg(data.get("comparison"))),
+            topology=Markup(topology_svg(data["topology"], [node["name"] for node in data["nodes"]])),
+            timeline=Markup(timeline_svg(data["timeline"])),
+            **time_parts(data),
+            files=files(folder, junit),
+            contents=contents,
+            script=Markup((TEMPLATES / "filter.js").read_text(encoding="utf-8")),
+        )
     )
 
 

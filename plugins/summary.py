@@ -65,7 +65,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     sections = {
         "failed, or could not look": [*bad(), *data["problems"]],
         "tear-down errors": data["tear_down_errors"],
-        "compared with the reference": told(data["comparison"]),
+        "compared with the reference": told(data.get("comparison")),
         "known defects": excused("known_defect"),
         "blocked by hardware": excused("blocked_by_hardware"),
         f"not covered, by reason{'' if verbose else ' (-v names each check)'}": _not_covered(groups, verbose),
