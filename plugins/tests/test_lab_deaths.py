@@ -28,7 +28,7 @@ def test_it(run):
         node.spawn("sleeper", ["sleep", "600"], env={{}})
     lab = run.lab()
     pids = [lab.about["daemon"][0], *(node.pid for node in lab.nodes.values())]
-    Path({told!r} + ".new").write_text(json.dumps([str(lab.folder), pids, lab.about["groups"]]))
+    Path({told!r} + ".new").write_text(json.dumps([str(lab.folder), pids, lab.about.get("groups", [])]))
     Path({told!r} + ".new").rename({told!r})
     {happens}
 """
@@ -45,17 +45,18 @@ REJECTED, INTERRUPTED = 1, 2
 def run(tree: Path, start: Callable[..., Child], short_path: Path) -> Callable[[str], tuple[Child, list[int]]]:
     """Starts a run in which that happens; returns it and the processes of its lab once these are there."""
 
-    def run(happens: str) -> tuple[Child, list[int]]:
+    def run(happens: str, inventory: str = "lab", within_s: float = 60) -> tuple[Child, list[int]]:
         package = tree / "tests_by_module" / "module_00_architecture"
         told = short_path / "lab.json"
         (package / "test_it.py").write_text(CHECK.format(happens=happens, told=str(told)))
-        child = start(f"{package}/test_it.py", "--inventory", "inventory/lab.yaml", XDG_RUNTIME_DIR=str(short_path))
+        where = f"inventory/{inventory}.yaml"
+        child = start(f"{package}/test_it.py", "--inventory", where, XDG_RUNTIME_DIR=str(short_path))
 
         def look() -> tuple[bool | None, object]:
             assert told.exists() or child.process.poll() is None, child.text
             return told.exists() or None, child.text[-300:]
 
-        wait_until(look, Deadline(60, "a run to have its lab"))
+        wait_until(look, Deadline(within_s, "a run to have its lab"))
         run.folder, pids, run.groups = json.loads(told.read_text())
         return child, pids
 
@@ -105,3 +106,19 @@ def test_after_the_death_of_pytest_nothing_is_left(run):
     child, pids = run(WAITS)
     child.process.kill()
     gone(pids)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("end", ["normal", "ctrl-c", "killed"])
+def test_nothing_is_left_of_virtual_nodes(run, end):
+    # the image may have to be built first
+    child, pids = run("pass" if end == "normal" else WAITS, "rdma-lab", 400)
+    if end == "killed":
+        child.process.kill()
+        gone(pids)
+        return
+    if end == "ctrl-c":
+        child.process.send_signal(signal.SIGINT)
+    child.ended(INTERRUPTED if end == "ctrl-c" else 0)
+    gone(pids)
+    assert child.record["tear_down_errors"] == []
