@@ -51,7 +51,7 @@ def settings_for(data: dict[str, Any], folder: Path, root: Path) -> Settings:
             runners=1,
             known=known,
             required=required_ids(inventory.cluster.dynamo_requires, known, complete),
-            thresholds=thresholds_of(root, inventory.path, known, None),
+            thresholds=thresholds_of(root, inventory, known, None),
         )
     except (InventoryError, pytest.UsageError, LookupError, ValueError) as error:
         raise RecordError(f"run {data['run_id']} cannot be judged again: {clean(str(error))}") from None

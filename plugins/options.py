@@ -8,7 +8,7 @@ import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -178,7 +178,7 @@ def pytest_configure(config: pytest.Config) -> None:
         runners=workerinput["workercount"] if handed else 1,
         known=known,
         required=required_ids(inventory.cluster.dynamo_requires, known, complete),
-        thresholds=thresholds_of(config.rootpath, inventory.path, known, site),
+        thresholds=thresholds_of(config.rootpath, inventory, known, site),
         site_checks=site,
     )
     if not settings.writes:
@@ -248,21 +248,31 @@ def _plant(config: pytest.Config) -> type[Plant] | None:
         raise pytest.UsageError(f"--plant: {error.args[0]}") from None
 
 
-def thresholds_of(root: Path, inventory: Path, known: tuple[KnownCheck, ...], site: SiteChecks | None) -> Thresholds:
+def thresholds_of(
+    root: Path, inventory: Inventory, known: tuple[KnownCheck, ...], site: SiteChecks | None
+) -> Thresholds:
     """Those of the modules and of a site's own checks; over them `<inventory>.thresholds.yaml` beside the inventory."""
+    from fixtures.cluster.inventory.model import Engine
+
     merged: Thresholds = {}
+    engines = {inventory.runtime(node.dynamo_runtime).engine for node in inventory.with_role("worker")}
     suites = sorted((root / TESTS).glob("*/thresholds.yaml"))
     files: list[tuple[Path, set[str] | None]] = [(path, None) for path in suites]
     if site:  # bounds of the suite's checks are changed beside the inventory, where a reader looks for them
         files.append((site.folder / "thresholds.yaml", {check.id for check in known if check.module == site.module}))
-    files.append((inventory.with_name(f"{inventory.stem}.thresholds.yaml"), {check.id for check in known}))
+    files.append((inventory.path.with_name(f"{inventory.path.stem}.thresholds.yaml"), {check.id for check in known}))
     try:
         for path, may_name in [each for each in files if each[0].is_file()]:
             for check_id, names in load_thresholds(path).items():
                 if may_name is not None and check_id not in may_name:
                     there = ", ".join(sorted(may_name)) or "none"
                     raise ThresholdError(f"{path}: there is no check {check_id}; known are {there}{OF_A_SITE}")
-                _replace(merged.setdefault(check_id, {}), names)
+                for name, bound in names.items():
+                    if bound.engine not in (None, *get_args(Engine)):
+                        known_engines = ", ".join(get_args(Engine))
+                        raise ThresholdError(f"{path}: {check_id}: {name}: engine is one of {known_engines}")
+                here = {name: bound.where(engines) for name, bound in names.items()}
+                _replace(merged.setdefault(check_id, {}), here)
     except ThresholdError as error:
         raise pytest.UsageError(str(error)) from None
     return merged

@@ -37,6 +37,7 @@ def test_a_profile_that_requires_what_does_not_exist(green):
     ("thresholds", "message"),
     [
         ("M00-01:\n  x_s: {max: 5, unit: s}\n", "thresholds.yaml:2: M00-01: x_s: source is missing"),
+        ("M00-01:\n  x_s: {max: 5, unit: s, engine: vlm, source: a}\n", "M00-01: x_s: engine is one of mocker, vllm"),
         ("M00-01:\n  x_s: {max: 5, unit: s, source: a}\n  x_s: {max: 6, unit: s, source: a}\n", "thresholds.yaml:3:"),
     ],
 )
