@@ -55,7 +55,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     except (Exception, pytest.fail.Exception) as error:
         _look(item, f"\nseen by the check: {str(error).strip().splitlines()[0]}" if str(error).strip() else "")
         raise
-    _look(item)
+    _look(item, at_once=False)
     return result
 
 
@@ -70,13 +70,13 @@ def _stands_on(item: pytest.Item) -> list[str]:
     ]
 
 
-def _look(item: pytest.Item, seen: str = "") -> None:
+def _look(item: pytest.Item, seen: str = "", *, at_once: bool = True) -> None:
     """Raises BringUpFailed, as this check's own failure, where a process has ended since the last look."""
     __tracebackhide__ = True
     if CHECK not in item.stash:
         return
     state, run, lost = item.stash[CHECK], item.config.stash[RUN], item.config.stash[LOST]
-    if not (found := run.deaths.look(run.deployments)):
+    if not (found := run.deaths.look(run.deployments, at_once=at_once)):
         return
     reason = "\n".join(each.text for each in found) + seen
     own = {each.settings.namespace for each in run.deployments if each.prefix}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.basics.check_source import title_of
-from fixtures.basics.errors import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered
+from fixtures.basics.errors import BlockedByHardware, BringUpFailed, CouldNotLook, NotOffered, ProcessEnded
 from fixtures.basics.evidence import Evidence, slugify
 from fixtures.basics.findings import FoundWrong
 from fixtures.basics.known_failures import load_known_failures
@@ -162,6 +162,8 @@ def _outcome(
         state.evidence.nodes(*(finding.node for finding in error.findings if finding.node))
     if isinstance(error, BlockedByHardware):
         return "blocked_by_hardware", str(error)
+    if isinstance(error, ProcessEnded):
+        error.is_failure_of(state.check_id)
     if isinstance(error, BringUpFailed):
         if error.check_id == state.check_id:
             item.config.stash[SAID_BY][error.check_id, error.reason] = state.check_id

@@ -65,7 +65,7 @@ class FakeSilence:
         pass
 
 class FakeDeaths:
-    def look(self, deployments):
+    def look(self, deployments, *, at_once):
         return []
 
 class FakeRun:

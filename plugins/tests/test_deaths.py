@@ -11,7 +11,7 @@ CHECKS = """
 
     class Deaths:
         found = []
-        def look(self, deployments):
+        def look(self, deployments, *, at_once):
             found, Deaths.found = Deaths.found, []
             return found
 
