@@ -1,0 +1,1 @@
+"""Module 07: RDMA devices and ports, what would fail on them later, and what the links between nodes carry."""

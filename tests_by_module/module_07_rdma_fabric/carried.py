@@ -1,0 +1,143 @@
+"""What perftest carried over the rails between nodes: each alone, both directions at once, and all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fixtures.cluster.probes.traffic import rounds
+from fixtures.fabric.counters import Grown
+from fixtures.fabric.load import Load, Result, Test
+from fixtures.fabric.perftest import Refused, Tool
+from fixtures.fabric.ports import HcaPort, links
+from fixtures.fabric.rates import Rate, Way
+from fixtures.kv.floor import Link, rdma_link
+
+SIZE = 65536  # perftest's own, and that of published figures
+FIRST, LEAST = 200, 5  # iterations: of the first look at a link (13 MB), and the fewest that perftest takes
+LASTS_S = 1.0  # of one test: a hundred times what a link of 200 Gb/s needs for the first look
+TOGETHER_S = 3.0  # of tests that must overlap: they start within some 0.1 s
+
+Ports = Mapping[str, Sequence[HcaPort]]
+
+
+@dataclass
+class Alone:
+    """Each way by itself: its rate in Gb/s, or why there is none; what the nodes counted during all of it."""
+
+    rates: dict[Way, float] = field(default_factory=dict)
+    refused: dict[Way, Refused] = field(default_factory=dict)
+    grown: list[Grown] = field(default_factory=list)
+    sent_bytes: dict[Way, int] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        """No port counted an error or a loss."""
+        return not any(each.of_kind(kind) for each in self.grown for kind in ("errors", "lost"))
+
+    def against_capacity(self) -> list[Rate]:
+        return [Rate(way, rate, capacity([way])) for way, rate in self.rates.items()]
+
+
+@dataclass
+class Together:
+    """All rails at once: the rates of each direction, by (from, to) node."""
+
+    rates: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
+    refused: dict[Way, Refused] = field(default_factory=dict)
+
+
+def capacity(ways: Sequence[Way], carried: Mapping[Way, float] | None = None) -> float | None:
+    """Gb/s that ports and PCIe lanes of both ends allow for these ways at once; None where they say nothing."""
+    least = []
+    for end in ("source", "target"):
+        ports: list[HcaPort] = [getattr(way, end) for way in ways]
+        shares = {port.name: (carried or {}).get(way, 1.0) for port, way in zip(ports, ways, strict=True)}
+        try:
+            least.append(_link(ports, shares).bytes_per_s * 8e-9)
+        except ValueError:
+            return None
+    return min(least)
+
+
+def _link(ports: Sequence[HcaPort], shares: Mapping[str, float]) -> Link:
+    """Raises ValueError where a port does not say its rate."""
+    known = {}
+    for port in ports:
+        lanes = port.device.lanes
+        pcie = {"slot": lanes.slot.partition(".")[0], "speed": lanes.speed, "width": lanes.width}
+        known[port.name] = {"rate": port.port.rate, "cage": port.socket, "pcie": pcie}
+    return rdma_link(known, list(known), shares)
+
+
+def turns(ports: Ports) -> Iterator[list[Way]]:
+    """Every way of every rail of every two nodes, those that share no node at once."""
+    for pairs in rounds(list(ports)):
+        rails = [links(ports[one], ports[other]) for one, other in pairs]
+        for nth in range(max(map(len, rails), default=0)):
+            there = [Way(*of_pair[nth]) for of_pair in rails if nth < len(of_pair)]
+            yield there
+            yield [way.back for way in there]
+
+
+def each_alone(load: Load, ports: Ports) -> Alone:
+    found = Alone()
+
+    def all_turns() -> None:
+        for ways in turns(ports):
+            _measure(load, [Test("ib_write_bw", way, FIRST, (SIZE,)) for way in ways], found)
+            short = [way for way in ways if way in found.rates and _lasts_s(found.rates[way]) < LASTS_S / 2]
+            if short:
+                _measure(load, [lasting("ib_write_bw", way, found.rates[way], LASTS_S) for way in short], found)
+
+    _, found.grown = load.counting(all_turns)
+    return found
+
+
+def _measure(load: Load, tests: Sequence[Test], found: Alone) -> None:
+    for result in load.run(tests):
+        way = result.test.way
+        try:
+            (row,) = result.bandwidths()
+        except Refused as why:
+            found.refused[way] = why
+            found.rates.pop(way, None)
+        else:
+            found.rates[way] = row.gbit_per_s
+            found.sent_bytes[way] = found.sent_bytes.get(way, 0) + row.size * row.iterations
+
+
+def _lasts_s(gbit_per_s: float) -> float:
+    return FIRST * SIZE * 8e-9 / gbit_per_s
+
+
+def lasting(tool: Tool, way: Way, gbit_per_s: float, seconds: float, sizes: tuple[int, ...] = (SIZE,)) -> Test:
+    """A test that takes about so long at that rate; of several sizes the largest are what counts."""
+    iterations = max(LEAST, round(gbit_per_s * 1e9 / 8 * seconds / sum(sizes)))
+    return Test(tool, way, iterations, sizes, max(seconds, iterations * sum(sizes) * 8e-9 / gbit_per_s))
+
+
+def at_their_rate(load: Load, tools: Iterable[Tool], alone: Alone, ports: Ports) -> list[Result]:
+    """One test of each tool on each way, as long as a write was measured to need."""
+    return [
+        result
+        for tool in tools
+        for ways in turns(ports)
+        for result in load.run([lasting(tool, way, alone.rates[way], LASTS_S) for way in ways])
+    ]
+
+
+def together(load: Load, ports: Ports, alone: Alone) -> Together:
+    found = Together()
+    for pairs in rounds(list(ports)):
+        for ends in (pairs, [(other, one) for one, other in pairs]):
+            ways = [Way(*link) for one, other in ends for link in links(ports[one], ports[other])]
+            for result in load.run([lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]):
+                way = result.test.way
+                try:
+                    (row,) = result.bandwidths()
+                except Refused as why:
+                    found.refused[way] = why
+                else:
+                    found.rates.setdefault((way.source.node, way.target.node), {})[way] = row.gbit_per_s
+    return found

@@ -1,0 +1,108 @@
+"""Fixtures of module 07: the fabric's facts, its declared ports, and one process on each node that runs perftest."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.basics.errors import BringUpFailed, CouldNotLook
+from fixtures.basics.parallel import in_parallel
+from fixtures.cluster.nodes import Node, RemoteError
+from fixtures.fabric.judged import held_back, wrong_addresses, wrong_gids
+from fixtures.fabric.load import Load
+from fixtures.fabric.ports import HcaPort, Seen, links, look
+from fixtures.on_nodes.fabric import TOOLS
+from fixtures.run import Run
+from tests_by_module.module_07_rdma_fabric.carried import Alone, Together, each_alone, together
+
+# the checks that own what others stand on
+PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK, WRITES_CHECK = "M07-01", "M07-06", "M07-07", "M07-11", "M07-14"
+
+
+@pytest.fixture(scope="package")
+def fabric_nodes(run: Run) -> dict[str, Node]:
+    """The nodes that declare rdma, by name."""
+    nodes = {name: node for name, node in run.nodes().items() if "rdma" in node.spec.dynamo_capabilities}
+    return run.at("module_07.nodes", nodes)
+
+
+@pytest.fixture(scope="package")
+def seen(run: Run, fabric_nodes: dict[str, Node]) -> dict[str, Seen]:
+    """What each node's fabric is, by its name. BringUpFailed where one does not answer."""
+    try:
+        looks = in_parallel(look, list(fabric_nodes.values()))
+    except RemoteError as error:
+        raise BringUpFailed(PORTS_CHECK, str(error)) from error
+    return {
+        name: Seen(name, run.at("module_07.facts", facts, node=name))
+        for name, facts in zip(fabric_nodes, looks, strict=True)
+    }
+
+
+@pytest.fixture(scope="package")
+def ports(seen: dict[str, Seen], fabric_nodes: dict[str, Node]) -> dict[str, list[HcaPort]]:
+    """The declared ports of each node, all of them up. BringUpFailed where one is not."""
+    found = {name: each.ports(fabric_nodes[name].spec.rdma_ports) for name, each in seen.items()}
+    bad = [
+        name
+        for name, node in fabric_nodes.items()
+        if len(found[name]) < len(node.spec.rdma_ports) or not all(port.is_up for port in found[name])
+    ]
+    if bad:
+        raise BringUpFailed(PORTS_CHECK, f"not all declared ports of {', '.join(bad)} are up")
+    return found
+
+
+@pytest.fixture(scope="package")
+def rails(ports: dict[str, list[HcaPort]]) -> list[tuple[HcaPort, HcaPort]]:
+    """The links between each two nodes. Raises CouldNotLook where only one node declares rdma."""
+    names = list(ports)
+    found = [
+        link for at, one in enumerate(names) for other in names[at + 1 :] for link in links(ports[one], ports[other])
+    ]
+    if not found:
+        raise CouldNotLook(f"only {', '.join(names)} declares rdma: there is no link between two nodes to look at")
+    return found
+
+
+@pytest.fixture(scope="package")
+def routed(ports: dict[str, list[HcaPort]], rails: list[tuple[HcaPort, HcaPort]]) -> list[tuple[HcaPort, HcaPort]]:
+    """The rails, over which each end has a way to the other one. BringUpFailed where addresses or GIDs are wrong."""
+    if wrong := wrong_addresses(ports):
+        raise BringUpFailed(ADDRESSES_CHECK, *wrong)
+    if wrong := wrong_gids(port for mine in ports.values() for port in mine):
+        raise BringUpFailed(GIDS_CHECK, *wrong)
+    return rails
+
+
+@pytest.fixture(scope="package")
+def load(
+    run: Run, fabric_nodes: dict[str, Node], seen: dict[str, Seen], routed: list[tuple[HcaPort, HcaPort]]
+) -> Iterator[Load]:
+    """Ends of perftest on all nodes. BringUpFailed where memory cannot be locked, CouldNotLook without perftest."""
+    if wrong := [each for node in seen.values() for each in held_back(node)]:
+        raise BringUpFailed(LIMITS_CHECK, *wrong)
+    for name, each in seen.items():
+        if absent := [tool for tool in (*TOOLS, "stdbuf") if tool not in each.facts.tools]:
+            raise CouldNotLook(f"{name}: {', '.join(absent)} is not in PATH: install perftest (and coreutils)")
+    with Load(fabric_nodes, lambda argv, port: run.at("module_07.command", argv, port=port)) as load:
+        yield load
+
+
+@pytest.fixture(scope="package")
+def alone(run: Run, load: Load, ports: dict[str, list[HcaPort]]) -> Alone:
+    """What ib_write_bw carried each way over each rail, with nothing else on it."""
+    return each_alone(load, ports)
+
+
+@pytest.fixture(scope="package")
+def sound(alone: Alone) -> Alone:
+    """The same, where each way carried something. BringUpFailed where one did not."""
+    if alone.refused:
+        raise BringUpFailed(WRITES_CHECK, *map(str, alone.refused.values()))
+    return alone
+
+
+@pytest.fixture(scope="package")
+def at_once(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> Together:
+    """What all rails carried at once, one direction after the other."""
+    return together(load, ports, sound)

@@ -1,0 +1,109 @@
+"""What is there: RDMA ports, their links, lanes, versions, and who shares a cable."""
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.errors import BlockedByHardware
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.cluster.nodes import Node
+from fixtures.fabric.judged import absent_or_down, half_declared, narrow_lanes, unlike, versions_differ
+from fixtures.fabric.ports import HcaPort, Seen
+
+pytestmark = pytest.mark.needs("rdma")
+
+
+@check(
+    "M07-01",
+    judged="state, physical state and layer of each port of `dynamo_rdma_devices`, as the kernel reports them; other "
+    "devices are listed",
+    evidence="table of all RDMA ports",
+    by_hand="on each node: rdma link; cat /sys/class/infiniband/*/ports/*/state",
+)
+@pytest.mark.smoke
+def test_declared_ports_are_up(seen: dict[str, Seen], fabric_nodes: dict[str, Node], evidence: Evidence):
+    """Each declared RDMA device is there, and its port is active and has a link."""
+    wrong, rows = Findings(), []
+    for name, each in seen.items():
+        declared = fabric_nodes[name].spec.rdma_ports
+        wrong.extend(absent_or_down(each, declared), node=name)
+        for port in each.ports(f"{device}:{n}" for device, found in each.devices.items() for n in found.ports):
+            speed = port.interface and port.interface.speed_mbps
+            kind = "soft" if port.device.soft else port.device.driver
+            of_port = (port.port.state, port.port.physical, port.port.layer, port.port.rate, port.port.netdev)
+            rows.append([name, port.name, port.name in declared, *of_port, speed, kind])
+    heads = ["node", "port", "declared", "state", "physical", "layer", "rate", "interface", "Mb/s", "driver"]
+    evidence.table("RDMA ports", heads, rows)
+    wrong.judge()
+
+
+@check(
+    "M07-02",
+    judged="link layer and rate of the first declared device of one node against the first of the other, and so on",
+    evidence="table of links",
+    by_hand="on each node: cat /sys/class/infiniband/*/ports/1/{link_layer,rate}",
+)
+@pytest.mark.needs("multi_node")
+def test_both_ends_of_each_link_are_alike(rails: list[tuple[HcaPort, HcaPort]], evidence: Evidence):
+    """Both ends of each link have the same layer and the same rate."""
+    rows = [[str(one), str(other), one.port.layer, one.port.rate, other.port.rate] for one, other in rails]
+    evidence.table("links", ["one end", "the other", "layer", "rate", "rate of the other"], rows)
+    Findings(each for one, other in rails for each in unlike(one, other)).judge()
+
+
+@check(
+    "M07-03",
+    judged="speed and width of each device's PCIe link, against what it and its slot can have and what the others have",
+    evidence="table of lanes",
+    by_hand="on each node: cat /sys/class/infiniband/*/device/{current,max}_link_{speed,width}",
+)
+def test_devices_have_all_their_pcie_lanes(ports: dict[str, list[HcaPort]], evidence: Evidence):
+    """Each RDMA device has all PCIe lanes, at their full speed."""
+    every = [port for mine in ports.values() for port in mine]
+    rows = [[port.node, port.device_name, *port.device.lanes.model_dump().values()] for port in every]
+    evidence.table(
+        "PCIe",
+        ["node", "device", "slot", "speed", "width", "most speed", "most width", "slot's speed", "slot's width"],
+        rows,
+    )
+    if all(port.device.soft for port in every):
+        named = ", ".join(map(str, every))
+        raise BlockedByHardware(f"all {len(every)} RDMA devices are software and have no PCIe lanes: {named}")
+    Findings(narrow_lanes(every)).judge()
+
+
+@check(
+    "M07-04",
+    judged="firmware, board and driver of the declared devices, in their order; kernel, BIOS and product of the nodes",
+    evidence="table of versions",
+    by_hand="on each node: cat /sys/class/infiniband/*/{fw_ver,board_id}; uname -r; cat /sys/class/dmi/id/bios_version",
+)
+@pytest.mark.needs("multi_node")
+def test_firmware_and_drivers_are_alike(seen: dict[str, Seen], ports: dict[str, list[HcaPort]], evidence: Evidence):
+    """Firmware, drivers, kernel and BIOS are the same on all nodes."""
+    rows = [
+        [name, port.device_name, device.firmware, device.board, device.driver_version, machine.kernel, machine.bios]
+        for name, mine in ports.items()
+        for port in mine
+        for device, machine in [(port.device, seen[name].facts.machine)]
+    ]
+    evidence.table("versions", ["node", "device", "firmware", "board", "driver", "kernel", "BIOS"], rows)
+    Findings(versions_differ(list(seen.values()), ports)).judge()
+
+
+@check(
+    "M07-05",
+    judged="devices with the `sys_image_guid` and `phys_port_name` of a declared one that are up and not declared",
+    evidence="table of cables",
+    by_hand="on each node: cat /sys/class/infiniband/*/sys_image_guid /sys/class/net/*/phys_port_name",
+)
+def test_all_devices_of_a_cable_are_declared(
+    seen: dict[str, Seen], ports: dict[str, list[HcaPort]], evidence: Evidence
+):
+    """Where several devices share one cable, all of them are declared."""
+    rows = [[port.node, port.device_name, port.socket or "not said"] for mine in ports.values() for port in mine]
+    evidence.table("cables", ["node", "device", "adapter and port"], rows)
+    wrong = Findings()
+    for name, each in seen.items():
+        wrong.extend(half_declared(each, ports[name]), node=name)
+    wrong.judge()

@@ -1,0 +1,235 @@
+"""What would fail later: addresses, GIDs, MTUs, limits, and what UCX, NCCL and the next boot are given."""
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.errors import BlockedByHardware
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.basics.parallel import in_parallel
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
+from fixtures.fabric.judged import held_back, mtus_differ, without_manager, wrong_addresses, wrong_gids
+from fixtures.fabric.ports import HcaPort, Seen
+from fixtures.fabric.settings import to_paste, wrong_settings
+from fixtures.run import Run
+
+pytestmark = pytest.mark.needs("rdma")
+
+ADVISED_MTU = 9000  # NVIDIA NemoClaw refuses a pair of DGX Sparks with less
+HEADERS = 28  # of IPv4 and ICMP
+SMALL, PINGS, PING_WITHIN_S = 84, 3, 2
+
+
+@check(
+    "M07-06",
+    judged="an IPv4 address on the interface of each declared device: not link-local, one subnet for each rail, the "
+    "same at both ends",
+    evidence="table of addresses",
+    by_hand="on each node: ip -4 address",
+)
+def test_each_rail_has_a_subnet_of_its_own(ports: dict[str, list[HcaPort]], evidence: Evidence):
+    """Each rail has a subnet of its own, with an address at both ends."""
+    rows = [
+        [port.node, port.device_name, port.port.netdev, ", ".join(map(str, port.ipv4))]
+        for mine in ports.values()
+        for port in mine
+    ]
+    evidence.table("addresses", ["node", "device", "interface", "addresses"], rows)
+    Findings(wrong_addresses(ports)).judge()
+
+
+@check(
+    "M07-07",
+    judged="the GID table of each declared RoCE device holds a RoCE v2 entry of its interface's own IPv4 address; a "
+    "bond takes it away",
+    evidence="table of GIDs",
+    by_hand="on each node: show_gids; or grep . /sys/class/infiniband/*/ports/1/gid_attrs/types/*",
+    causes=[69],
+)
+def test_each_device_has_a_roce_v2_gid(ports: dict[str, list[HcaPort]], evidence: Evidence):
+    """Each RoCE device has a RoCE v2 GID of its own IPv4 address."""
+    every = [port for mine in ports.values() for port in mine]
+    rows = [
+        [port.node, port.name, gid.index, gid.gid, gid.type, gid.netdev, "use this" if gid == port.gid else ""]
+        for port in every
+        for gid in port.port.gids
+    ]
+    evidence.table("GIDs", ["node", "port", "index", "GID", "type", "interface", ""], rows)
+    Findings(wrong_gids(every)).judge()
+
+
+@check(
+    "M07-08",
+    judged="MTU of the interfaces and active_mtu of the ports at both ends of each link; active_mtu against its bound",
+    evidence="measurements, table of MTUs, a note below 9000",
+    by_hand="on each node: ip link; ibv_devinfo | grep active_mtu",
+    causes=[68],
+)
+@pytest.mark.needs("multi_node")
+def test_mtus_of_each_link_are_alike(
+    rails: list[tuple[HcaPort, HcaPort]], seen: dict[str, Seen], measure: Measure, evidence: Evidence
+):
+    """Both ends of each link have the same MTU, and RDMA uses its largest."""
+    active = {name: each.active_mtu for name, each in seen.items()}
+    ends = list(dict.fromkeys(port for link in rails for port in link))
+    rows = [[str(p), p.interface and p.interface.mtu, active[p.node].get(p.name)] for p in ends]
+    evidence.table("MTUs", ["device", "interface MTU", "active_mtu"], rows)
+    if small := [
+        f"{port.port.netdev} of {port.node}" for port in ends if port.interface and port.interface.mtu < ADVISED_MTU
+    ]:
+        evidence.note("MTU", f"Below {ADVISED_MTU}, which NVIDIA advises for DGX Sparks: {', '.join(small)}.")
+    measure("least_active_mtu_bytes", min(active[port.node].get(port.name, 0) for port in ends), n=len(ends))
+    measure("least_interface_mtu_bytes", min(port.interface.mtu if port.interface else 0 for port in ends), n=len(ends))
+    Findings(each for one, other in rails for each in mtus_differ(one, other, active)).judge()
+    measure.judge()
+
+
+@check(
+    "M07-09",
+    judged="pings that may not be fragmented, each way over each rail: small ones, then the largest that the sender's "
+    "MTU allows",
+    evidence="table of pings",
+    by_hand="ping -M do -s 8972 -I INTERFACE ADDRESS (MTU 9000 less 28)",
+    causes=[68],
+)
+@pytest.mark.needs("multi_node")
+def test_packets_of_full_size_arrive(
+    routed: list[tuple[HcaPort, HcaPort]], fabric_nodes: dict[str, Node], evidence: Evidence
+):
+    """Packets of full size arrive at the other end of each rail."""
+    ways = [way for link in routed for way in (link, link[::-1]) if way[0].gid and way[1].gid and way[0].interface]
+    if not ways:
+        raise BlockedByHardware("no link has RoCE at both ends with an IPv4 GID: there is nothing that ping could show")
+    pings = [(one, other, size) for one, other in ways for size in (SMALL, one.interface.mtu if one.interface else 0)]
+    arrived = dict(
+        zip(pings, in_parallel(lambda ping: _arrives(fabric_nodes[ping[0].node], *ping), pings), strict=True)
+    )
+    evidence.table(
+        "pings", ["from", "to", "bytes", "arrived"], [[*ping, answered] for ping, answered in arrived.items()]
+    )
+    wrong = Findings()
+    for (one, other, size), answered in arrived.items():
+        if not answered and size == SMALL:
+            wrong.add(f"nothing arrives from {one} at {other}: is the cable in, at both ends?")
+        elif not answered and arrived[one, other, SMALL]:
+            wrong.add(
+                f"packets of full size ({size} bytes) from {one} are lost on the way to {other}, small ones arrive: a "
+                "port, switch or filter between them has a smaller MTU (a black hole)"
+            )
+    wrong.judge()
+
+
+def _arrives(node: Node, one: HcaPort, other: HcaPort, size: int) -> bool:
+    """Whether packets of so many bytes arrive, headers and all."""
+    address = other.gid.ipv4 if other.gid else ""
+    options = ["-M", "do", "-s", str(size - HEADERS), "-I", one.port.netdev or ""]
+    argv = ["ping", "-n", "-q", "-c", str(PINGS), "-i", "0.2", "-W", str(PING_WITHIN_S), *options, str(address)]
+    return node.run(argv, deadline=Deadline(30, f"ping from {node.name}"), expect={0, 1}).rc == 0
+
+
+@check(
+    "M07-10",
+    judged="LID, LID of the subnet manager, and partition keys of which both ends are full members",
+    evidence="table of InfiniBand ports",
+    by_hand="on each node: ibstat; sminfo; cat /sys/class/infiniband/*/ports/1/pkeys/0",
+)
+def test_infiniband_ports_have_a_subnet_manager(ports: dict[str, list[HcaPort]], evidence: Evidence):
+    """Each InfiniBand port has a LID from a subnet manager, and shares a partition with the others."""
+    every = [port for mine in ports.values() for port in mine]
+    rows = [[str(port), port.port.layer, port.port.lid, port.port.sm_lid, " ".join(port.port.pkeys)] for port in every]
+    evidence.table("InfiniBand", ["port", "layer", "LID", "LID of the subnet manager", "P_Keys"], rows)
+    if all(port.is_roce for port in every):
+        raise BlockedByHardware(f"all {len(every)} declared ports are Ethernet (RoCE), which has no subnet manager")
+    Findings(without_manager(every)).judge()
+
+
+@check(
+    "M07-11",
+    judged="RLIMIT_MEMLOCK and CAP_IPC_LOCK of a process that the suite starts and of each that has an RDMA device "
+    "open; access to `/dev/infiniband/uverbs*`",
+    evidence="table of limits",
+    by_hand="as the services' user: ulimit -l; grep -h 'locked memory' /proc/PID/limits; ls -l /dev/infiniband",
+    causes=[70],
+)
+def test_processes_may_lock_memory(seen: dict[str, Seen], evidence: Evidence):
+    """Processes may open the RDMA devices and lock as much memory as they register."""
+    wrong, rows = Findings(), []
+    for name, each in seen.items():
+        limits = each.limits
+        rows.append([name, "one of the suite", limits.memlock_bytes or "unlimited", limits.may_exceed])
+        rows += [[name, u.name, u.memlock_bytes or "unlimited", u.may_exceed] for u in limits.processes]
+        wrong.extend(held_back(each), node=name)
+    evidence.table("locked memory", ["node", "process", "bytes", "CAP_IPC_LOCK"], rows)
+    wrong.judge()
+
+
+@check(
+    "M07-12",
+    judged="addresses and MTU of the declared devices' interfaces that no file of netplan, NetworkManager, networkd, "
+    "ifupdown or ifcfg holds, or that came by DHCP",
+    evidence="measurement, table of files",
+    by_hand="on each node: grep -r ADDRESS /etc/netplan /etc/NetworkManager /etc/systemd/network /etc/network",
+)
+def test_settings_survive_a_reboot(
+    seen: dict[str, Seen], ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
+):
+    """Addresses and MTU of the rails stand in a configuration that is read at boot."""
+    lost, rows = [], []
+    for name, each in seen.items():
+        if each.kept.unreadable:
+            evidence.note(f"Not readable on {name}", "\n".join(each.kept.unreadable))
+        for port in ports[name]:
+            kept = each.kept.interfaces.get(port.port.netdev or "")
+            if port.interface is None or kept is None:
+                continue
+            dynamic = {a.address for a in port.interface.addresses if a.dynamic}
+            found = {
+                **kept.addresses,
+                **({f"MTU {port.interface.mtu}": kept.mtu} if port.interface.mtu != 1500 else {}),
+            }
+            rows += [[name, port.port.netdev, what, " ".join(files)] for what, files in found.items()]
+            lost += [
+                f"{what} of {port.port.netdev} of {name} {'came by DHCP' if what in dynamic else 'stands in no file'}"
+                for what, files in found.items()
+                if not files or what in dynamic
+            ]
+    evidence.table("kept", ["node", "interface", "setting", "files"], rows)
+    over = measure("settings_not_kept", len(lost), n=len(rows))
+    if over.judgement == "fail":
+        Findings(lost).judge("gone after a reboot")
+    measure.judge()
+
+
+@check(
+    "M07-13",
+    judged="UCX_NET_DEVICES, UCX_TLS, the GID indexes, NCCL_IB_HCA and NCCL_IB_DISABLE in each node's runtime file and "
+    "in the environment that its processes get, against its devices",
+    evidence="the values to paste",
+    by_hand="on each node: env | grep -E '^(UCX|NCCL)_'",
+    causes=[69],
+)
+def test_settings_name_the_declared_devices(
+    run: Run,
+    seen: dict[str, Seen],
+    ports: dict[str, list[HcaPort]],
+    fabric_nodes: dict[str, Node],
+    inventory: Inventory,
+    evidence: Evidence,
+):
+    """What UCX and NCCL are given leads to the declared devices."""
+    wrong, paste = Findings(), []
+    rdma = inventory.cluster.dynamo_kv_transport in ("rdma", None)
+    for name, each in seen.items():
+        paste += [f"{name}: {key}={value}" for key, value in to_paste(ports[name]).items()]
+        runtime = inventory.runtime(fabric_nodes[name].spec.dynamo_runtime)
+        for where, settings in (
+            (f"runtime {runtime.name}", runtime.settings.env),
+            ("environment", each.facts.environment),
+        ):
+            given = run.at("module_07.settings", dict(settings), node=name)
+            wrong.extend(wrong_settings(given, where, ports[name], each.interfaces, rdma=rdma), node=name)
+    evidence.note("To paste", "\n".join(paste))
+    wrong.judge()

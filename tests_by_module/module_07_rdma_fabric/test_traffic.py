@@ -1,0 +1,325 @@
+"""What the links carry: measured by perftest, each device alone, both directions at once, and all devices at once."""
+
+from dataclasses import replace
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.cluster.nodes import Node
+from fixtures.cluster.probes.probe import interface_of
+from fixtures.fabric.counters import Kind, without_any
+from fixtures.fabric.load import Load, Test
+from fixtures.fabric.perftest import ALL_SIZES, Refused, Tool
+from fixtures.fabric.ports import HcaPort, Seen
+from fixtures.fabric.rates import Way, common, of_the_best, of_way_back, sentence
+from tests_by_module.module_07_rdma_fabric.carried import (
+    Alone,
+    Together,
+    at_their_rate,
+    capacity,
+    lasting,
+    turns,
+)
+
+pytestmark = [
+    pytest.mark.needs("rdma", "multi_node"),
+    pytest.mark.needs("managed", why="next_to"),
+    pytest.mark.performance,
+]
+
+Rails = list[tuple[HcaPort, HcaPort]]
+BULK = 65536  # from this size on a message is long enough to fill a link
+LATENCY_BYTES, LATENCY_TIMES = 8, 500
+ROWS = ["from", "to", "Gb/s"]
+
+
+@check(
+    "M07-14",
+    judged="ib_write_bw of 64 KiB each way over each rail alone: against what port and PCIe lanes allow, the way back "
+    "and the best rail; 8 to 25 Gb/s on a healthy link of 200 is named as a degraded adapter",
+    evidence="measurements, table of ways",
+    by_hand="ib_write_bw -d DEVICE -x GID --report_gbits on one node; the same with ADDRESS on the other",
+    causes=[67],
+)
+def test_each_rail_alone_carries_what_it_should(alone: Alone, rails: Rails, measure: Measure, evidence: Evidence):
+    """Each rail carries in each direction, alone, what its ports and PCIe lanes allow."""
+    rates = alone.against_capacity()
+    evidence.table(
+        "each rail alone",
+        [*ROWS, "ports and lanes allow"],
+        _rows(alone.rates) + [[str(way.source), str(way.target), str(why), ""] for way, why in alone.refused.items()],
+    )
+    every = [way for one, other in rails for way in (Way(one, other), Way(other, one))]
+    wrong, slow = Findings(map(str, alone.refused.values())), set(alone.refused)
+    if rates:
+        back, best = of_way_back(rates), of_the_best(rates)
+        judged = {
+            "slowest": (measure("slowest_gbit_per_s", min(alone.rates.values()), n=len(rates)), alone.rates),
+            "capacity": (
+                measure("least_of_capacity", min(each.of_capacity or 0 for each in rates), n=len(rates)),
+                {each.way: each.of_capacity or 0 for each in rates},
+            ),
+            "best": (measure("least_of_best_rail", min(best.values()), n=len(best)), best),
+        }
+        if back:
+            judged["back"] = (measure("least_of_way_back", min(back.values()), n=len(back)), back)
+        for measured, values in judged.values():
+            if measured.judgement == "fail" and measured.threshold and measured.threshold.min is not None:
+                slow |= {way for way, value in values.items() if value < measured.threshold.min}
+        top = max(alone.rates.values())
+        wrong.extend(sentence(each, top, clean=alone.clean) for each in rates if each.way in slow)
+    if slow and (shared := common(slow, every)):
+        wrong.add(shared)
+    wrong.judge()
+    measure.judge()
+
+
+def _rows(rates: dict[Way, float]) -> list[list[object]]:
+    return [[str(way.source), str(way.target), rate, capacity([way])] for way, rate in rates.items()]
+
+
+@check(
+    "M07-15",
+    judged="ib_read_bw and ib_send_bw of 64 KiB each way over each rail alone, against ib_write_bw on that way",
+    evidence="measurements, table of ways",
+    by_hand="ib_read_bw and ib_send_bw as ib_write_bw",
+)
+def test_reads_and_sends_keep_up_with_writes(
+    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
+):
+    """Reads and sends carry about as much as writes, on each way."""
+    tools: tuple[Tool, ...] = ("ib_read_bw", "ib_send_bw")
+    wrong, rows = Findings(), []
+    shares: dict[str, list[float]] = {tool: [] for tool in tools}
+    for result in at_their_rate(load, tools, sound, ports):
+        test = result.test
+        try:
+            (row,) = result.bandwidths()
+        except Refused as why:
+            wrong.add(str(why))
+            continue
+        shares[test.tool].append(row.gbit_per_s / sound.rates[test.way])
+        rows.append([test.tool, str(test.way.source), str(test.way.target), row.gbit_per_s, shares[test.tool][-1]])
+    evidence.table("reads and sends", ["tool", *ROWS, "of writes"], rows)
+    if shares["ib_read_bw"]:
+        measure("least_read_of_write", min(shares["ib_read_bw"]), n=len(shares["ib_read_bw"]))
+    if shares["ib_send_bw"]:
+        measure("least_send_of_write", min(shares["ib_send_bw"]), n=len(shares["ib_send_bw"]))
+    wrong.judge()
+    measure.judge()
+
+
+@check(
+    "M07-16",
+    judged="ib_write_bw -b over each rail: both directions at once, added up, against the sum of each alone",
+    evidence="measurement, table of ways",
+    by_hand="ib_write_bw -b -d DEVICE -x GID --report_gbits",
+)
+def test_both_directions_at_once_do_not_slow_each_other(
+    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
+):
+    """A rail carries both directions at once nearly as fast as each alone."""
+    wrong, shares, rows = Findings(), [], []
+    for ways in list(turns(ports))[::2]:
+        tests = [lasting("ib_write_bw", way, sound.rates[way], 2.0) for way in ways]
+        for result in load.run([replace(test, both_ways=True) for test in tests]):
+            way = result.test.way
+            try:
+                (row,) = result.bandwidths()
+            except Refused as why:
+                wrong.add(str(why))
+                continue
+            shares.append(row.gbit_per_s / (sound.rates[way] + sound.rates[way.back]))
+            rows.append([str(way.source), str(way.target), row.gbit_per_s, shares[-1]])
+    evidence.table("both directions at once", ["one end", "the other", "Gb/s, both added", "of alone"], rows)
+    wrong.judge()
+    measure("least_of_alone", min(shares), n=len(shares))
+    measure.judge()
+
+
+@check(
+    "M07-17",
+    judged="ib_write_bw over all rails of two nodes at once, one direction after the other: the sum, and against what "
+    "ports and PCIe lanes allow together, where devices of one cable count once",
+    evidence="measurements, table of ways",
+    by_hand="one ib_write_bw for each device at once, and the sum of their averages",
+    causes=[67],
+)
+def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence: Evidence):
+    """All rails of two nodes at once carry, in each direction, what they should together."""
+    ways = [each for rates in at_once.rates.values() for each in rates.items()]
+    evidence.table("all rails at once", ROWS, [[str(way.source), str(way.target), rate] for way, rate in ways])
+    Findings(map(str, at_once.refused.values())).judge()
+    sums = {ends: sum(rates.values()) for ends, rates in at_once.rates.items()}
+    shares = {}
+    for ends, rates in at_once.rates.items():
+        if not (allowed := capacity(list(rates), rates)):
+            raise CouldNotLook(f"{ends[0]} to {ends[1]}: the ports say no rate")
+        shares[ends] = sums[ends] / allowed
+    slowest = min(sums, key=lambda ends: sums[ends])
+    measured = [
+        measure("least_sum_gbit_per_s", sums[slowest], n=len(sums)),
+        measure("least_sum_of_capacity", min(shares.values()), n=len(shares)),
+    ]
+    if any(each.judgement == "fail" for each in measured):
+        parts = ", ".join(f"{rate:.3g} by {way.source.device_name}" for way, rate in at_once.rates[slowest].items())
+        Findings([f"{slowest[0]} to {slowest[1]}: all rails at once carry {sums[slowest]:.3g} Gb/s ({parts})"]).judge()
+    measure.judge()
+
+
+@check(
+    "M07-18",
+    judged="ib_write_bw -a over each rail: a row for each of 23 sizes from 2 bytes to 8 MiB; those from 64 KiB on "
+    "against the best",
+    evidence="measurement, table of sizes",
+    by_hand="ib_write_bw -a -d DEVICE -x GID --report_gbits",
+)
+def test_messages_of_all_sizes_are_carried(
+    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
+):
+    """Messages of all sizes are carried, and none of the large ones is slow."""
+    wrong, least, rows = Findings(), [], []
+    for ways in list(turns(ports))[::2]:
+        for result in load.run([lasting("ib_write_bw", way, sound.rates[way], 2.0, ALL_SIZES) for way in ways]):
+            way = result.test.way
+            try:
+                found = result.bandwidths()
+            except Refused as why:
+                wrong.add(str(why))
+                continue
+            large = [row.gbit_per_s for row in found if row.size >= BULK]
+            least.append(min(large) / max(large))
+            rows += [[str(way.source), str(way.target), row.gbit_per_s, row.size] for row in found]
+    evidence.table("by size", [*ROWS, "bytes"], rows)
+    wrong.judge()
+    measure("least_large_of_best", min(least), n=len(least))
+    measure.judge()
+
+
+@check(
+    "M07-19",
+    judged="500 of 8 bytes by ib_write_lat, ib_read_lat and ib_send_lat over each rail: the typical time and the least",
+    evidence="measurements, table of latencies",
+    by_hand="ib_write_lat -s 8 -d DEVICE -x GID on one node; the same with ADDRESS on the other",
+)
+def test_small_messages_arrive_soon(
+    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
+):
+    """Small messages arrive as soon as on a sound link."""
+    tools: tuple[Tool, ...] = ("ib_write_lat", "ib_read_lat", "ib_send_lat")
+    wrong, rows = Findings(), []
+    typical: dict[str, list[float]] = {tool: [] for tool in tools}
+    least: list[float] = []
+    for tool in tools:
+        for ways in list(turns(ports))[::2]:
+            for result in load.run([Test(tool, way, LATENCY_TIMES, (LATENCY_BYTES,)) for way in ways]):
+                way = result.test.way
+                try:
+                    found = result.latency()
+                except Refused as why:
+                    wrong.add(str(why))
+                    continue
+                typical[tool].append(found.typical_us)
+                least.append(found.least_us)
+                rows.append([tool, str(way.source), str(way.target), found.least_us, found.typical_us, found.p99_us])
+    spent = f"{load.perftest_s:.1f} s on the nodes so far, {load.spent_s:.1f} s with what the suite adds"
+    evidence.note("perftest took", spent)
+    evidence.table("latencies", ["tool", "from", "to", "least us", "typical us", "99 % us"], rows)
+    wrong.judge()
+    measure("largest_least_us", max(least), n=LATENCY_TIMES)
+    measure("write_typical_us", max(typical["ib_write_lat"]), n=LATENCY_TIMES)
+    measure("read_typical_us", max(typical["ib_read_lat"]), n=LATENCY_TIMES)
+    measure("send_typical_us", max(typical["ib_send_lat"]), n=LATENCY_TIMES)
+    measure.judge()
+
+
+@check(
+    "M07-20",
+    judged="how much the ports' counters of errors, losses and packets sent again grew during M07-14's load; pauses "
+    "are recorded",
+    evidence="measurements, table of counters",
+    by_hand="on each node, before and after a load: rdma statistic; ethtool -S INTERFACE",
+    causes=[71],
+)
+def test_counters_stay_clean_under_load(
+    load: Load, alone: Alone, ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
+):
+    """Under load no port counts errors or losses, and few packets are sent again."""
+    kinds: tuple[Kind, ...] = ("errors", "lost", "sent_again", "paused")
+    grew = [
+        (kind, each.node, port, counter, n)
+        for kind in kinds
+        for each in alone.grown
+        for (port, counter), n in each.of_kind(kind).items()
+    ]
+    evidence.table("counters that grew", ["kind", "node", "port", "counter", "by"], grew)
+    for node, counted in load.counted().items():
+        if unknown := without_any(node, counted, [port.name for port in ports[node]]):
+            raise CouldNotLook(f"{unknown[0]}: nothing can be said about its link")
+    sums = {kind: sum(n for of, *_, n in grew if of == kind) for kind in kinds}
+    carried_gb = sum(alone.sent_bytes.values()) / 1e9
+    named = Findings(
+        f"{counter} of {port} of {node} grew by {n}" for kind, node, port, counter, n in grew if kind != "paused"
+    )
+    measured = [
+        measure("errors", sums["errors"]),
+        measure("lost_packets", sums["lost"]),
+        measure("sent_again_per_gb", sums["sent_again"] / carried_gb if carried_gb else sums["sent_again"]),
+    ]
+    measure("pauses", sums["paused"])
+    if any(each.judgement == "fail" for each in measured):
+        named.judge("the link is not well")
+    measure.judge()
+
+
+@check(
+    "M07-21",
+    judged="bytes on interfaces that are not those of the rails, and on the rails' own, during M07-14's load, against "
+    "the bytes that perftest carried",
+    evidence="measurements, table of interfaces",
+    by_hand="cat /proc/net/dev; cat /sys/class/infiniband/*/ports/1/counters/port_xmit_data (units of 4 bytes)",
+    causes=[79],
+)
+def test_bytes_take_the_rails_and_no_other_interface(
+    sound: Alone,
+    ports: dict[str, list[HcaPort]],
+    seen: dict[str, Seen],
+    fabric_nodes: dict[str, Node],
+    measure: Measure,
+    evidence: Evidence,
+):
+    """All bytes take the rails: their ports count them, and no other interface does."""
+    rows, elsewhere, counted, wrong = [], [], [], Findings()
+    for grown in sound.grown:
+        node = grown.node
+        asked = sum(n for way, n in sound.sent_bytes.items() if node in (way.source.node, way.target.node)) / 2
+        spec = fabric_nodes[node].spec
+        addresses = {name: {"addresses": [a.address for a in i.addresses]} for name, i in seen[node].interfaces.items()}
+        managed = spec.dynamo_management_address and interface_of(spec.dynamo_management_address, addresses)
+        own = {port.port.netdev for port in ports[node]} - {managed}
+        for name in seen[node].interfaces:
+            share = grown.bytes_of(name) / asked
+            rows.append(
+                [node, name, "rail" if name in own else "management" if name == managed else "", f"{share:.4f}"]
+            )
+            if name not in own and name != "lo":
+                elsewhere.append(share)
+        for port in ports[node]:
+            mine = sum(n for way, n in sound.sent_bytes.items() if port in (way.source, way.target)) / 2
+            words = [grown.rdma.get((port.name, f"port_{way}_data"), 0) for way in ("xmit", "rcv")]
+            counted.append((4 * max(words) or grown.bytes_of(port.port.netdev or "")) / mine)
+            rows.append([node, port.name, "port", f"{counted[-1]:.4f}"])
+    evidence.table("share of the bytes", ["node", "interface or port", "is", "share"], rows)
+    least = measure("least_counted_percent", 100 * min(counted), n=len(counted))
+    most = measure("most_elsewhere_percent", 100 * max(elsewhere, default=0.0), n=len(elsewhere))
+    if "fail" in (least.judgement, most.judgement):
+        shares = ", ".join(
+            f"{what} {name} of {node} {share}" for node, name, what, share in rows if float(share) > 0.01
+        )
+        wrong.add(f"the bytes did not take the rails alone; shares of them: {shares or 'none anywhere'}")
+    wrong.judge()
+    measure.judge()
