@@ -13,7 +13,7 @@ from fixtures.basics.known_failures import load_known_failures
 from fixtures.cluster.inventory.model import Inventory, Role
 from fixtures.cluster.inventory.requires import CAPABILITIES, LEFT_OUT
 from fixtures.cluster.labs.plan import holds_dynamo
-from fixtures.cluster.probes.capabilities import CapabilityTable
+from fixtures.cluster.probes.capabilities import ENGINES, CapabilityTable
 from plugins.names_used import names_used
 from plugins.options import only_shows
 from plugins.plants import modules_of
@@ -32,9 +32,9 @@ MARKERS = {
         f"{', '.join(LEFT_OUT)}",
         '@pytest.mark.needs("gpu", role="worker")',
     ),
-    "known_defect(issue, versions, shows, reason)": (
-        "these versions (PEP 440) of ai-dynamo are known to fail the check with a text in which the regular expression "
-        "`shows` is found, which does not reject; any other failure rejects",
+    "known_defect(issue, versions, shows, reason, engine=None)": (
+        "these versions (PEP 440) of ai-dynamo, with this engine or any, are known to fail the check with a text in "
+        "which the regular expression `shows` is found, which does not reject; any other failure rejects",
         '@pytest.mark.known_defect(issue="ai-dynamo/dynamo#1", versions="<1.7", shows="lost: [1-9]", reason="…")',
     ),
     "single_node": ("derived: does not need a second node", "-m single_node"),
@@ -76,7 +76,7 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any] | None:
 
 def each_arguments(item: pytest.Item, name: str) -> list[dict[str, Any]]:
     """Those of every marker of that name: a check may have several known defects."""
-    names = {"check": ("id", "by_hand", "causes", "judged", "evidence"), "known_defect": DEFECT}[name]
+    names = {"check": ("id", "by_hand", "causes", "judged", "evidence"), "known_defect": (*DEFECT, "engine")}[name]
     found = []
     for marker in item.iter_markers(name):
         given = dict(zip(names, marker.args, strict=False)) | dict(marker.kwargs)
@@ -191,6 +191,8 @@ def _problems(item: pytest.Item, needed: set[str], owners: dict[str, str], catal
         if missing:
             found.append(f"known_defect: {', '.join(missing)} is missing or no text")
         else:
+            if (engine := defect.get("engine")) not in (None, *ENGINES):
+                found.append(f"known_defect: unknown engine {engine!r}; known are {', '.join(ENGINES)}")
             try:
                 SpecifierSet(defect["versions"])
             except InvalidSpecifier:

@@ -208,10 +208,12 @@ def _last_line(report: pytest.TestReport) -> str:
 
 
 def _known_defects(item: pytest.Item) -> list[dict[str, Any]]:
-    """The item's known defects that are said to hold for the version under test."""
-    marked = each_arguments(item, "known_defect")
-    version = item.config.stash[RUN].product_version() if marked else ""
-    return [each for each in marked if covers(each["versions"], version)]
+    """The item's known defects that are said to hold for the version and the engines under test."""
+    marked, settings = each_arguments(item, "known_defect"), settings_of(item.config)
+    if not marked or settings is None:
+        return []
+    version, engines = item.config.stash[RUN].product_version(), {each.engine for each in settings.inventory.engines}
+    return [it for it in marked if covers(it["versions"], version) and it.get("engine") in (None, *engines)]
 
 
 def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:

@@ -89,6 +89,15 @@ ROWS = """
     @pytest.mark.check("M00-18")
     @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", shows="lost: [1-9]", reason="loses it")
     def test_not_the_known_failure(): assert 0, "lost: 0, and nothing was sent"
+
+    @pytest.mark.check("M00-19")
+    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", shows="seen", reason="loses it", engine="vllm")
+    @pytest.mark.known_defect(issue="dynamo#2", versions="<1.7", shows="lost", reason="loses it", engine="mocker")
+    def test_defect_of_the_engine_here(): assert 0, "lost"
+
+    @pytest.mark.check("M00-20")
+    @pytest.mark.known_defect(issue="dynamo#1", versions="<1.7", shows="seen", reason="loses it", engine="vllm")
+    def test_defect_of_another_engine(): pass
 """
 
 EXPECTED = {
@@ -111,6 +120,8 @@ EXPECTED = {
     "M00-16": ("error", "tear-down: RuntimeError: would not stop"),
     "M00-17": ("error", "not the capability plugin: not mine"),
     "M00-18": ("failed", "and nothing was sent — not the known defect dynamo#1, which says: lost: [1-9]"),
+    "M00-19": ("known_defect", "dynamo#2: loses it"),
+    "M00-20": ("passed", ""),
 }
 
 
@@ -129,7 +140,7 @@ def test_every_row_of_the_table(suite, args):
     assert result.ret == 1
     assert record["verdict"] == "REJECTED"
     assert result.outlines[-1] == (
-        "REJECTED (profile fake): 3 passed, 6 failed, 7 errors, 2 not covered, 1 blocked by hardware, 1 known defect"
+        "REJECTED (profile fake): 4 passed, 6 failed, 7 errors, 2 not covered, 1 blocked by hardware, 2 known defects"
     )
     assert "real_engine: 1 check in module 00   no inventory in inventory/ covers it" in result.outlines
 

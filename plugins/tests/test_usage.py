@@ -68,7 +68,7 @@ WRONG_MARKS = """
     def test_unknown(): pass
 
     @pytest.mark.check("M00-04")
-    @pytest.mark.known_defect(issue="x", versions="all", shows="(", reason="y")
+    @pytest.mark.known_defect(issue="x", versions="all", shows="(", reason="y", engine="z")
     def test_versions(): pass
 
     @pytest.mark.check("M00-05")
@@ -96,6 +96,7 @@ def test_wrong_markers_are_all_told(suite, args):
         "needs: unknown capability gpuu; known are",
         "versions 'all' is not a PEP 440 specifier",
         "shows '(' is not a regular expression",
+        "unknown engine 'z'; known are mocker, vllm, sglang, trtllm",
         "known_defect: issue, shows, reason is missing",
         "test_why: needs: unknown why='so'; known are breaks, ",
         'test_acts: takes the fixture managed: mark it with @pytest.mark.needs("managed", why="breaks")',

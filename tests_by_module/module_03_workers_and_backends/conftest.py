@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from fixtures.basics.deadline import DeadlineExceeded
-from fixtures.basics.errors import BringUpFailed, ProcessEnded
+from fixtures.basics.errors import BringUpFailed, CouldNotLook, ProcessEnded
 from fixtures.cluster.inventory.model import Inventory, RuntimeSpec
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import ProvisioningFailed
@@ -36,7 +36,10 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
             with own(run, spec) as deployment:
                 doing = "asked"
                 column = look(deployment, spec, run.seed, run.run_id)
-                column.compared = judged(run, deployment, spec)
+                try:
+                    column.compared = judged(run, deployment, spec)
+                except CouldNotLook as error:  # the others of its checks do not need it
+                    column.compared = error
                 doing = "ended"
                 end(column, deployment, run.seed)
             doing = "brought up again"
@@ -75,8 +78,13 @@ def watch(run: Run) -> Iterator[Watch]:
 
 
 @pytest.fixture(scope="package")
-def compared_by_engine(request: pytest.FixtureRequest, run: Run, inventory: Inventory) -> dict[str, Compared]:
-    """Each engine's greedy answers against the reference's; none of the mocker's. Raises NotOffered."""
+def compared_by_engine(
+    request: pytest.FixtureRequest, run: Run, inventory: Inventory
+) -> dict[str, Compared | CouldNotLook]:
+    """Each engine's greedy answers against the reference's, or why they cannot be compared; none of the mocker's.
+
+    Raises NotOffered.
+    """
     if inventory.cluster.dynamo_managed:
         columns: list[Column] = request.getfixturevalue("columns")
         return {column.name: column.compared for column in columns if column.compared}

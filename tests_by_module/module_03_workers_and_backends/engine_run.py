@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
-from fixtures.basics.errors import NotOffered, ProcessEnded
+from fixtures.basics.errors import CouldNotLook, NotOffered, ProcessEnded
 from fixtures.basics.versioned_table import covers
 from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
@@ -82,7 +82,8 @@ class Column:
     idle_after_s: float | None = None
     block_size: int = 0
     events: list[KvEvent] | None = None
-    compared: Compared | None = None
+    # with the reference; an error where its answers cannot be compared
+    compared: Compared | CouldNotLook | None = None
     ended: Ended = field(init=False, repr=False)  # there once `end` is through
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tests_by_module.module_03_workers_and_backends.engine_run import Column
+from tests_by_module.module_03_workers_and_backends.oracle import Compared
 
 HEADERS = "what was seen"
 
@@ -20,7 +21,7 @@ def _share(done: int, of: int) -> str:
 
 
 def _compared(column: Column) -> str:
-    if column.compared is None:
+    if not isinstance(column.compared, Compared):
         return "–"  # noqa: RUF001
     verdicts = [each.verdict for each in column.compared.all]
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))

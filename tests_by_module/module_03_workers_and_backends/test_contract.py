@@ -112,6 +112,7 @@ def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evide
     versions=">=1.4,<1.5",
     shows="an unknown token: status 500",
     reason="What vLLM 0.26 refuses is answered with 500 instead of 400, so clients retry it in vain.",
+    engine="vllm",
 )
 @pytest.mark.known_defect(
     issue="sglang, not reported",
@@ -119,6 +120,7 @@ def test_wrong_requests_are_refused_by_every_engine(columns: list[Column], evide
     shows="not sent: sglang",
     reason="A token id that the model does not have ends the process of SGLang 0.5.16 on a GPU, and with it every "
     "request that it serves. It is not sent.",
+    engine="sglang",
 )
 def test_unknown_token_is_refused_with_400(columns: list[Column], evidence: Evidence):
     """An unknown token id is refused with 400, and a valid request is served straight afterwards."""

@@ -73,13 +73,13 @@ def test_vllm_starts_in_time_and_takes_what_is_said(columns: list[Column], measu
 
 @check(
     "M03-22",
-    judged="seconds to registration and on to the first token; memory (PSS) of its processes is recorded",
+    judged="seconds to registration and on to the first token, memory (PSS) of its processes, against thresholds",
     evidence="measurements",
     by_hand="time until /health of the worker is 200; smem -P dynamo.sglang",
 )
 @pytest.mark.needs("sglang")
 def test_sglang_starts_in_time_and_takes_what_is_said(columns: list[Column], measure: Measure):
-    """SGLang registers and serves in time; its memory is recorded."""
+    """SGLang registers and serves in time, and takes no more memory than expected."""
     record_slowest("sglang", columns, measure)
     measure.judge()
 

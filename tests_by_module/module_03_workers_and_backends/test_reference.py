@@ -3,6 +3,7 @@
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from tests_by_module.module_03_workers_and_backends.oracle import Compared
@@ -18,18 +19,28 @@ from tests_by_module.module_03_workers_and_backends.oracle import Compared
 )
 @pytest.mark.needs("real_engine", role="worker")
 @pytest.mark.needs("weights", "runtime")
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.4,<1.5",
+    shows=r"24 token ids and 1 log probabilities",
+    reason="With SGLang 0.5.16 an answer that is not streamed has the log probability of its first token alone.",
+    engine="sglang",
+)
 def test_greedy_answers_equal_those_of_transformers(
-    compared_by_engine: dict[str, Compared], measure: Measure, evidence: Evidence
+    compared_by_engine: dict[str, Compared | CouldNotLook], measure: Measure, evidence: Evidence
 ):
     """An engine's greedy tokens equal those of transformers, one request at a time and many at once."""
-    compared = [(name, each) for name, against in compared_by_engine.items() for each in against.all]
+    comparable = {name: each for name, each in compared_by_engine.items() if isinstance(each, Compared)}
+    compared = [(name, each) for name, against in comparable.items() for each in against.all]
     rows = [(name, each.prompt, each.verdict, each.describe()) for name, each in compared]
     evidence.table("answers against transformers", ["engine", "prompt", "verdict", "seen"], rows)
+    untold = [f"{name}: {each}" for name, each in compared_by_engine.items() if isinstance(each, CouldNotLook)]
+    assert not untold, f"an answer cannot be compared: {untold[0]}"
     assert compared, "no declared engine computes a model (dynamo_engines), although real_engine is declared"
     short = [f"{name}, {each.describe()}" for name, each in compared if each.verdict == "cut short"]
     assert not short, f"{len(short)} answers are cut short: {short[0]}"
-    of_32_bits = [each for name, each in compared if compared_by_engine[name].dtype == "float32"]
-    of_16_bits = [each for name, each in compared if compared_by_engine[name].dtype != "float32"]
+    of_32_bits = [each for name, each in compared if comparable[name].dtype == "float32"]
+    of_16_bits = [each for name, each in compared if comparable[name].dtype != "float32"]
     if of_32_bits:
         measure("logprob_gap_max", max(each.logprob_gap for each in of_32_bits), n=len(of_32_bits))
         measure("logprob_error_max", max(each.logprob_error for each in of_32_bits), n=len(of_32_bits))
