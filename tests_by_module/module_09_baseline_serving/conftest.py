@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.baseline.replicas import planned, replicas, serving_nodes
+from fixtures.baseline.replicas import planned, replicas, require_own_server, serving_nodes
 from fixtures.baseline.run_set import MeasuredSet, measured_baseline
 from fixtures.basics.deadline import DeadlineExceeded
 from fixtures.basics.errors import BringUpFailed
@@ -18,8 +18,9 @@ SERVERS_CHECK = "M09-01"
 
 @pytest.fixture(scope="package")
 def servers(run: Run) -> Iterator[list[VllmServer]]:
-    """Both servers, ready. Raises BringUpFailed."""
+    """Both servers, ready. Raises BringUpFailed, NotOffered."""
     on = serving_nodes(run.inventory.nodes)
+    require_own_server(run.equipment()[on[0]].runtime)
     name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
     try:
         with replicas(run.at("module_09.replicas", planned(run.equipment(), on, name))) as started:

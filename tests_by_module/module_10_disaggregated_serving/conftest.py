@@ -10,7 +10,7 @@ from fixtures.answers.compare import most_allowed
 from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_gap, control, keep_allowed, kept_allowed
 from fixtures.baseline.record import RunSet, load
 from fixtures.baseline.repeats import Target
-from fixtures.baseline.replicas import planned, replicas, serving_nodes
+from fixtures.baseline.replicas import OWN_SERVER_OF, planned, replicas, require_own_server, serving_nodes
 from fixtures.baseline.run_set import MeasuredSet, measured_baseline, measured_set, path_of
 from fixtures.basics.deadline import DeadlineExceeded, Threads
 from fixtures.basics.dynamo_versions import dialect
@@ -61,6 +61,7 @@ def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> di
     """
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     forms = sorted({call["form"] for call in calls if "form" in call}, reverse=True)
+    require_own_server(run.equipment()[serving_nodes(run.inventory.nodes)[0]].runtime)
     wanted = list(dict.fromkeys(run.inventory.cluster.profile_of(form) for form in forms))
     if absent := [profile for profile in wanted if not path_of(run.report_dir, profile).exists()]:
         on = serving_nodes(run.inventory.nodes)
@@ -81,8 +82,8 @@ def baseline(baselines: dict[str, RunSet], profile: str) -> RunSet:
 def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exception | None:
     """How far answers may be from the reference's, in log probability, or why that is not known: who needs it is told.
 
-    By module 09 of this run, else by a server of vLLM's own, now. None for a model whose answers mean nothing, and
-    beside a deployment that runs already, where no server is started.
+    By module 09 of this run, else by a server of vLLM's own or an aggregated worker of another engine, now. None for a
+    model whose answers mean nothing, and beside a deployment that runs already, where no server is started.
     """
     if not run.inventory.cluster.dynamo_managed:
         return None
@@ -94,8 +95,12 @@ def control_of_answers(run: Run, request: pytest.FixtureRequest) -> float | Exce
             return known
         on = serving_nodes(run.inventory.nodes)[:1]
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
-        with replicas(planned(run.equipment(), on, name)) as (server,):
-            found = control(InferenceEndpoint(server.node.reach(server.url), name), oracle)
+        if run.equipment()[on[0]].runtime.spec.engine == OWN_SERVER_OF:
+            with replicas(planned(run.equipment(), on, name)) as (server,):
+                found = control(InferenceEndpoint(server.node.reach(server.url), name), oracle)
+        else:
+            with run.own_deployment("module_10.control") as aggregated:
+                found = control(aggregated.endpoint, oracle, server="dynamo")
         gap = allowed_gap(found.values(), oracle.dtype)
     except (ServiceFailed, DeadlineExceeded, RemoteError, CouldNotLook, BringUpFailed, ValueError) as error:
         return error
@@ -143,7 +148,8 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
             }
             if absent := [kind for kind, workers in found.items() if not workers]:
                 raise BringUpFailed(DISAGGREGATED_CHECK, f"no {' and no '.join(absent)} worker was started")
-            yield OwnSides(deployment, found["prefill"][0], found["decode"][0])
+            prefill, decode = found["prefill"][0], found["decode"][0]
+            yield OwnSides(deployment, prefill, decode, prefill.runtime.spec.engine)
     except (ServiceFailed, DeadlineExceeded) as error:
         raise BringUpFailed(DISAGGREGATED_CHECK, str(error)) from None
 

@@ -12,6 +12,7 @@ from fixtures.causes.traces import lines
 from fixtures.clients import prometheus
 from fixtures.clients.answer import Answer
 from fixtures.cluster.nodes import Node
+from fixtures.kv.engine_counters import EngineCounters, counters_of
 from fixtures.kv.floor import Transfers
 from fixtures.kv.ucx_log import UCX_LINES
 from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
@@ -19,12 +20,6 @@ from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 
 DISAGGREGATED_CHECK = "M10-01"
-# vLLM's own counters, on the worker's metrics page (0.31)
-PROMPT_TOKENS = "vllm:prompt_tokens_by_source_total"
-NIXL_BYTES, NIXL_SECONDS = "vllm:nixl_bytes_transferred", "vllm:nixl_xfer_time_seconds"
-NIXL_FAILED, NIXL_EXPIRED = "vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_kv_expired_reqs_total"
-NIXL_UNTOLD = "vllm:nixl_num_failed_notifications_total"
-RUNNING, WAITING, KV_USED = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 COUNTED_WITHIN_S = 15
 # etcd's lease of a lost worker is 10 s, and it registers as soon as it is ready
 BACK_WITHIN_S = 30
@@ -32,7 +27,7 @@ BACK_WITHIN_S = 30
 
 @dataclass(frozen=True)
 class Counted:
-    """Prompt tokens by where their KV came from, and transfers that this side read from the other (bytes, s)."""
+    """Prompt tokens by where their KV came from, and transfers that this side has moved (bytes, s)."""
 
     computed: float = 0
     cached: float = 0
@@ -98,7 +93,17 @@ class Sides:
     deployment: Deployment
     prefill: Worker | Found
     decode: Worker | Found
+    engine: str
     before: Mapping[str, Counted] = field(default_factory=dict)
+
+    @property
+    def counters(self) -> EngineCounters:
+        """Raises NotOffered."""
+        return counters_of(self.engine)
+
+    def moved(self, counted: Mapping[str, Counted]) -> Counted:
+        """That of the side that moves KV."""
+        return counted[self.counters.moved_by]
 
     @property
     def both(self) -> Mapping[str, Worker | Found]:
@@ -111,33 +116,35 @@ class Sides:
 
     def page(self, worker: Worker | Found) -> prometheus.Metrics:
         """Its metrics. Raises CouldNotLook."""
-        return prometheus.scrape(self.deployment.reach(f"{worker.system_url}/metrics"), only="vllm:")
+        return prometheus.scrape(self.deployment.reach(f"{worker.system_url}/metrics"), only=self.counters.page)
 
     def counted(self) -> dict[str, Counted]:
         """What each side has counted so far, by its name."""
         return {name: self.count_of(worker) for name, worker in self.both.items()}
 
     def count_of(self, worker: Worker | Found) -> Counted:
-        """What one side has counted; 0 of KV transfers where its engine has no connector. Raises CouldNotLook."""
-        page = self.page(worker)
+        """What one side has counted; 0 of what its engine does not count, or has not yet. Raises CouldNotLook."""
+        page, own = self.page(worker), self.counters
         return Counted(
-            computed=page.total_or_zero(PROMPT_TOKENS, source="local_compute"),
-            cached=page.total_or_zero(PROMPT_TOKENS, source="local_cache_hit"),
-            transferred=page.total_or_zero(PROMPT_TOKENS, source="external_kv_transfer"),
-            nixl_bytes=page.total_or_zero(f"{NIXL_BYTES}_sum"),
-            nixl_seconds=page.total_or_zero(f"{NIXL_SECONDS}_sum"),
-            nixl_count=page.total_or_zero(f"{NIXL_BYTES}_count"),
-            failed=page.total_or_zero(NIXL_FAILED),
-            expired=page.total_or_zero(NIXL_EXPIRED),
-            untold=page.total_or_zero(NIXL_UNTOLD),
+            computed=own.computed.read(page),
+            cached=own.cached.read(page),
+            transferred=own.came(page),
+            nixl_bytes=own.kv_bytes.read(page),
+            nixl_seconds=own.kv_seconds.read(page),
+            nixl_count=own.kv_count.read(page),
+            failed=own.failed.read(page),
+            expired=own.expired.read(page) if own.expired else 0,
+            untold=own.unnotified.read(page) if own.unnotified else 0,
         )
 
     def require_counters_of_losses(self) -> None:
-        """Raises CouldNotLook where a side does not count failed transfers and leases that expired."""
+        """Raises NotOffered for an engine that has no leases of KV, CouldNotLook where a side does not count failed
+        transfers and leases that expired."""
+        self.counters.require("expired")
         for worker in self.both.values():
             page = self.page(worker)
-            for name in (NIXL_FAILED, NIXL_EXPIRED):
-                page.total(name)
+            for counter in filter(None, (self.counters.failed, self.counters.expired)):
+                counter.require(page)
 
     def counted_since(self, before: Mapping[str, Counted], prompt_tokens: int) -> dict[str, Counted]:
         """What each has counted since, as soon as both know of `prompt_tokens`; or what there is in the end."""

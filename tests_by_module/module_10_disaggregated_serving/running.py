@@ -20,7 +20,8 @@ def running_sides(run: Run) -> Sides:
         )
     pictured = {each.instance_id: each for each in run.picture().of_kind("worker")}
     prefill, decode = (_found(run, deployment, kind, pictured) for kind in ("prefill", "decode"))
-    sides = Sides(deployment, prefill, decode)
+    engine = run.inventory.runtime(prefill.node.spec.dynamo_runtime).engine
+    sides = Sides(deployment, prefill, decode, engine)
     return replace(sides, before=sides.counted())
 
 

@@ -17,9 +17,6 @@ from fixtures.product.deployments.placement import disaggregated
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
-    KV_USED,
-    RUNNING,
-    WAITING,
     Asked,
     Crowd,
     Found,
@@ -173,7 +170,8 @@ def test_clients_that_left_leave_nothing_behind(
         ask(sides.deployment.endpoint, shortest, max_tokens=1)
         for name, worker in sides.both.items():
             page = sides.page(worker)
-            requests, used = page.total(RUNNING) + page.total(WAITING), page.total(KV_USED)
+            requests = sum(each.require(page) for each in sides.counters.under_way)
+            used = sides.counters.kv_used.require(page)
             left[name] = f"{requests:g} requests under way, {used:.2%} of KV in use"
             if requests == 0 and used < 0.001:
                 idle_after_s.setdefault(name, deadline.elapsed_s)

@@ -29,8 +29,6 @@ from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
-    NIXL_FAILED,
-    NIXL_UNTOLD,
     Asked,
     Counted,
     Found,
@@ -86,7 +84,7 @@ def test_prefill_ran_on_the_prefill_worker(
         prefill, decode = asked.counted["prefill"], asked.counted["decode"]
         for side, counted in asked.counted.items():
             total[side] = total[side] + counted
-        megabytes = f"{decode.nixl_bytes / 1e6:.3g}"
+        megabytes = f"{sides.moved(asked.counted).nixl_bytes / 1e6:.3g}"
         rows.append(
             (
                 name,
@@ -111,7 +109,7 @@ def test_prefill_ran_on_the_prefill_worker(
     measure("decode_computed_share", total["decode"].computed / tokens, n=tokens)
     measure("prefill_counted_share", total["prefill"].tokens / tokens, n=tokens)
     expected = [int(each.counted["decode"].transferred) for each in cold.values()]
-    if why := unused_kv(total["decode"].nixl_bytes, expected, bytes_per_token):
+    if why := unused_kv(sides.moved(total).nixl_bytes, expected, bytes_per_token):
         wrong.add(why)
     wrong.judge()
     measure.judge()
@@ -155,7 +153,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
             raise CouldNotLook(f"{prompt.name}: {answer.describe()}")
     both = sides.counted_since(counted, longest * many)
     sides.require_alone(both, longest * many)
-    now = both["decode"]
+    now = sides.moved(both)
     after = {name: carriers(node, pids[name]) for name, node in nodes.items()}
     seen = [carried(name, before[name], after[name]) for name in nodes]
     told = witness(
@@ -165,7 +163,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
         ucx=[parse(worker.log()) for worker in sides.both.values()],
         loaded=[each for state in after.values() for each in loaded(state["processes"])],
         memory="cuda" if all(map(run.inventory.kv_is_on_gpu, nodes)) else "host",
-        operation="get",  # vLLM's decode side reads
+        operation=sides.counters.operation,
     )
     data = {name: data_interface(nodes[name]) for name in nodes}
     on_data = max(each.netdevs.get(data[each.node], 0) for each in seen)
@@ -230,17 +228,20 @@ def test_no_transfer_and_no_notification_failed(
     cold: dict[str, Asked], moved: Moved, sides: Sides, measure: Measure, evidence: Evidence
 ):
     """Neither side counts a failed transfer or a failed notification."""
-    rows = []
+    rows, counters = [], sides.counters
     for name, worker in sides.both.items():
         page, before = sides.page(worker), sides.before.get(name, Counted())
-        failed, untold = page.total(NIXL_FAILED) - before.failed, page.total(NIXL_UNTOLD) - before.untold
+        failed = counters.failed.require(page) - before.failed
+        untold = counters.unnotified.require(page) - before.untold if counters.unnotified else 0
         rows.append((name, failed, untold, before.failed, before.untold))
     headers = ["side", "transfers", "notifications", "transfers before", "notifications before"]
     evidence.table("what failed", headers, rows)
-    transfers = int((sides.counted()["decode"] - sides.before.get("decode", Counted())).nixl_count)
+    transfers = int((sides.moved(sides.counted()) - sides.before.get(counters.moved_by, Counted())).nixl_count)
     measure("failed_transfers", sum(row[1] for row in rows), n=transfers)
-    measure("failed_notifications", sum(row[2] for row in rows), n=transfers)
+    if counters.unnotified:
+        measure("failed_notifications", sum(row[2] for row in rows), n=transfers)
     measure.judge()
+    counters.require("unnotified")
 
 
 def pid_of(worker: Worker | Found) -> int:

@@ -53,7 +53,8 @@ def _restarted(sides: OwnSides, worker: Worker) -> None:
 
 @pytest.fixture(scope="module")
 def patient(own_sides: OwnSides) -> OwnSides:
-    """`sides`, of which decode stays registered while it says nothing. Raises BringUpFailed."""
+    """`sides`, of which decode stays registered while it says nothing. Raises BringUpFailed, NotOffered."""
+    own_sides.counters.require("expired")
     own_sides.decode.settings = own_sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
     try:
         _restarted(own_sides, own_sides.decode)
@@ -119,7 +120,7 @@ def test_a_stall_shorter_than_the_lease_loses_nothing(
     differences = third.differences("third", dict(zip((p.name for p in prompts), answers, strict=True)))
     evidence.table("answers", HEADERS, third.rows("third", differences))
     measure("leases_expired", expired, n=len(prompts))
-    transfers = int(counted["decode"].nixl_count)
+    transfers = int(patient.moved(counted).nixl_count)
     measure("failed_transfers", sum(each.failed for each in counted.values()), n=transfers)
     measure("gap_of_allowed", differences.farthest / allowed, n=len(prompts))
     measure.judge()
