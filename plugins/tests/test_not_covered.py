@@ -88,3 +88,13 @@ def test_the_inventory_that_takes_the_least_effort_is_suggested(folder, groups):
 def test_only_inventories_that_can_be_run_are_offered(folder, tmp_path):
     inventories.cache_clear()
     assert list(inventories(tmp_path / "inventory")) == ["local.yaml"]
+
+
+def test_a_lab_on_this_machine_comes_before_nodes_elsewhere(folder, groups):
+    folder("a.yaml", "gpu", embedded="false")
+    path = folder("lab.yaml", "gpu", embedded="false")
+    text = path.read_text().replace("  vars:\n", "  vars:\n    dynamo_lab: namespaces\n")
+    text = text.replace("ansible_connection: local", "dynamo_management_address: 198.19.0.11")
+    path.write_text(text.replace("127.0.0.1", "198.18.0.11"), encoding="utf-8")
+    [group] = groups(lacking("M11-01", "a.yaml", "lab.yaml"))
+    assert group.inventory == "lab.yaml"
