@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fixtures.basics.printable import head
 from fixtures.basics.svg import BLUE, GREEN, GREY, GRID, ORANGE, RED, SOFT, Sheet
 from plugins.verdict import label
 
@@ -42,7 +43,7 @@ def change_svg(comparison: dict[str, Any] | None) -> str:
     for number, each in enumerate(rows):
         y, colour = TOP + ROW * number, COLOURS[each["word"]]
         name = f"{label({'id': each['check'], 'case': each['case']})} {each['name']}"
-        sheet.text(LEFT - 12, y + 4, name if len(name) <= 48 else f"{name[:47]}…", "end")
+        sheet.text(LEFT - 12, y + 4, head(name, 48), "end")
         low, high = x(each["low_percent"], -end), x(each["high_percent"], end)
         sheet.rect(low, y - 3, max(2.0, high - low), 6, colour, each["sentence"])
         sheet.dot(x(each["slower_percent"], 0), y, colour, 5)
