@@ -48,38 +48,36 @@ ROWS = ["from", "to", "Gb/s"]
 def test_each_rail_alone_carries_what_it_should(alone: Alone, rails: Rails, measure: Measure, evidence: Evidence):
     """Each rail carries in each direction, alone, what its ports and PCIe lanes allow."""
     rates = alone.against_capacity()
-    evidence.table(
-        "each rail alone",
-        [*ROWS, "ports and lanes allow"],
-        _rows(alone.rates) + [[str(way.source), str(way.target), str(why), ""] for way, why in alone.refused.items()],
-    )
+    rows = [[str(each.way.source), str(each.way.target), each.gbit_per_s, each.capacity_gbit_per_s] for each in rates]
+    rows += [[str(way.source), str(way.target), str(why), ""] for way, why in alone.refused.items()]
+    evidence.table("each rail alone", [*ROWS, "ports and lanes allow"], rows)
+    shares = {each.way: each.of_capacity or 0.0 for each in rates}
+    back, best = of_way_back(rates), of_the_best(rates)
+    judged = [
+        (measure("slowest_gbit_per_s", _least(alone.rates), n=len(rates)), alone.rates),
+        (measure("least_of_capacity", _least(shares), n=len(shares)), shares),
+        (measure("least_of_way_back", _least(back), n=len(back)), back),
+        (measure("least_of_best_rail", _least(best), n=len(best)), best),
+    ]
+    slow = {
+        way
+        for measured, values in judged
+        if measured.judgement == "fail" and measured.threshold
+        for way, value in values.items()
+        if value < (measured.threshold.min or 0.0)
+    }
+    wrong, top = Findings(map(str, alone.refused.values())), max(alone.rates.values(), default=0.0)
+    wrong.extend(sentence(each, top, clean=alone.clean) for each in rates if each.way in slow)
     every = [way for one, other in rails for way in (Way(one, other), Way(other, one))]
-    wrong, slow = Findings(map(str, alone.refused.values())), set(alone.refused)
-    if rates:
-        back, best = of_way_back(rates), of_the_best(rates)
-        judged = {
-            "slowest": (measure("slowest_gbit_per_s", min(alone.rates.values()), n=len(rates)), alone.rates),
-            "capacity": (
-                measure("least_of_capacity", min(each.of_capacity or 0 for each in rates), n=len(rates)),
-                {each.way: each.of_capacity or 0 for each in rates},
-            ),
-            "best": (measure("least_of_best_rail", min(best.values()), n=len(best)), best),
-        }
-        if back:
-            judged["back"] = (measure("least_of_way_back", min(back.values()), n=len(back)), back)
-        for measured, values in judged.values():
-            if measured.judgement == "fail" and measured.threshold and measured.threshold.min is not None:
-                slow |= {way for way, value in values.items() if value < measured.threshold.min}
-        top = max(alone.rates.values())
-        wrong.extend(sentence(each, top, clean=alone.clean) for each in rates if each.way in slow)
-    if slow and (shared := common(slow, every)):
+    if shared := common(slow | alone.refused.keys(), every):
         wrong.add(shared)
     wrong.judge()
     measure.judge()
 
 
-def _rows(rates: dict[Way, float]) -> list[list[object]]:
-    return [[str(way.source), str(way.target), rate, capacity([way])] for way, rate in rates.items()]
+def _least(values: dict[Way, float]) -> float | None:
+    """None where nothing was measured."""
+    return min(values.values(), default=None)
 
 
 @check(
