@@ -104,18 +104,6 @@ class NodeGoesOff(OnTheFabric):
         self.lab.power_on(self.victim.name)
 
 
-class SshdStopped(OnTheFabric):
-    """The SSH server of a node has ended."""
-
-    catches = {"M07-01": "dgx-spark-02"}
-
-    def break_it(self, nodes: dict[str, Node]) -> None:
-        self.lab.stop_sshd(self.victim.name)
-
-    def undo(self) -> None:
-        self.lab.start_sshd(self.victim.name)
-
-
 class RatesOfEndsDiffer(OnTheFabric):
     """The link of a rail runs at 25 Gb/s at one end and at 100 at the other."""
 
