@@ -188,7 +188,7 @@ class Recorder:
         if mismatch := schema_mismatch(self.data):
             self.problems.append(f"run.json does not fit its schema: {mismatch}")
             self._judge(exitstatus, selected_ids)
-        if self.nights:
+        if self.nights and exitstatus != pytest.ExitCode.USAGE_ERROR and not self.usage_errors:
             self.nights.keep(self.data)
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         assert self.verdict is not None
