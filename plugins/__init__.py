@@ -12,6 +12,7 @@ ALL = [
     "plugins.marks",
     "plugins.capabilities",
     "plugins.output",
+    "plugins.cases",
     "plugins.durations",
     "plugins.causes",
     "plugins.outcomes",

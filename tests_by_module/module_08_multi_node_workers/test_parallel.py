@@ -1,6 +1,6 @@
 """One engine over several nodes, for real: it serves, and what it serves is what one node alone would."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from fixtures.basics.findings import Findings
 from fixtures.clients.answer import addressed_to
 from fixtures.clients.inference import complete
 from fixtures.product.deployments.deployment import Deployment
-from fixtures.product.deployments.launch_lint import Launch
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.multi_node_engine import Member, mistakes_in, plan
+from fixtures.product.deployments.ranks import RankWorker
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 
@@ -29,18 +29,6 @@ pytestmark = [
 # two ranks of vLLM on two CPU cores need 93 s; a large model from disk needs longer
 SERVES_WITHIN_S, ENDS_WITHIN_S = 600, 60
 PROMPT, TOKENS = "The capital of France is", 32
-
-
-class RankWorker(Worker):
-    """A worker as its node would have it alone, started as the plan says."""
-
-    planned: Launch | None = None
-
-    def argv(self) -> list[str]:
-        return list(self.planned.argv) if self.planned else super().argv()
-
-    def env(self) -> Mapping[str, str]:
-        return {**super().env(), **(self.planned.env if self.planned else {})}
 
 
 @contextmanager
