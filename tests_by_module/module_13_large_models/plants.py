@@ -58,6 +58,7 @@ class OrphanKeepsMemory(Plant):
     """An engine's process is reported that has lost its parent and keeps 2 GiB."""
 
     catches = {"M13-05": "has lost its parent and keeps 2.0 GiB: kill 4242"}
+    nightly = True
 
     @point("module_13.guarded")
     def orphan(self, seen: Guarded) -> Guarded:
@@ -69,6 +70,7 @@ class RayEndsWorkers(Plant):
     """Ray is reported to run with its memory monitor on."""
 
     catches = {"M13-05": "RAY_memory_monitor_refresh_ms unset"}
+    nightly = True
 
     @point("module_13.guarded")
     def ray(self, seen: Guarded) -> Guarded:
@@ -79,6 +81,7 @@ class KvFormsDiffer(Plant):
     """The engine on one node keeps KV in 8 bits, the others in 16."""
 
     catches = {"M13-03": "decode cannot read what prefill wrote"}
+    nightly = True
     inventory = "lab"
 
     @point("module_13.engine")
@@ -145,6 +148,7 @@ class WeightsCutOff(DamagedWeights):
     """The file of weights ends 1000 bytes too early."""
 
     catches = {"M13-04": "it is cut off"}
+    nightly = True
     DAMAGE = "path.write_bytes(data[:-1000])"
 
 
