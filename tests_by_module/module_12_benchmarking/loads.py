@@ -1,0 +1,37 @@
+"""The loads of this module: sent, refused where the client was the bottleneck, and kept by what they are."""
+
+from dataclasses import dataclass, replace
+
+from fixtures.basics.errors import BringUpFailed
+from fixtures.benchmark.sending import ClientStarved, Sender, Sent
+from fixtures.load.plan import LoadPlan
+from fixtures.run import Run
+
+CLIENT_CHECK = "M12-02"
+# percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
+RATES = (25, 50, 75, 100, 125)
+RECOVERS_AT = 50
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Sends the loads of this module, each with a seed of its own."""
+
+    run: Run
+    sender: Sender
+
+    def send(self, name: str, plan: LoadPlan) -> Sent:
+        """Raises BringUpFailed where the client was the bottleneck: then nothing that it saw is a number."""
+        try:
+            sent = self.sender.send(name, plan)
+        except ClientStarved as error:
+            raise BringUpFailed(CLIENT_CHECK, str(error)) from None
+        return replace(sent, requests=self.run.at("module_12.records", sent.requests, name=name))
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """By percent of the knee's rate what was sent; and once more at RECOVERS_AT, right after the overload."""
+
+    by_percent: dict[int, Sent]
+    recovered: Sent

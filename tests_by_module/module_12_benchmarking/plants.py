@@ -1,0 +1,222 @@
+"""Plants that prove the checks of module 12: what falsifies a measurement, on the client's side and on the way."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from aiohttp import web
+
+from fixtures.load.request import Request
+from fixtures.plants.plant import Plant, SettingsPlant, point
+from fixtures.plants.proxy import COMPLETIONS, Chunk, CorruptingProxy, Events, Exchange
+from fixtures.product.deployments.deployment import Equipment
+from fixtures.product.deployments.managed import ManagedDeployment
+
+# a load client that shares its interpreter with something that never rests
+STARVED = """#!/bin/sh
+exec {python} -c '
+import runpy, sys, threading
+def burn():
+    while True: pass
+threading.Thread(target=burn, daemon=True).start()
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+' "$@"
+"""
+
+
+class OnOneMachine(Plant):
+    """What is planted where module 12 runs on the embedded default."""
+
+    inventory = "local-benchmark"
+
+
+class OnTheWay(CorruptingProxy, OnOneMachine):
+    """A proxy between the client that measures and the frontend."""
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        super().serving(deployment)
+        self.proxy_url = deployment.request_url
+
+    @point("module_12.url")
+    def through(self, url: str) -> str:
+        return self.proxy_url
+
+
+class WorkerNotAsked(OnTheWay):
+    """A proxy before the frontend gives all requests to one of the workers."""
+
+    catches = {"M12-01": "served none of the"}
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        self.chosen = next(iter(deployment.registered_as.values()))
+        super().serving(deployment)
+
+    def request(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return body | {"nvext": body.get("nvext", {}) | {"backend_instance_id": self.chosen}}
+
+
+class ClientShort(OnOneMachine):
+    """The client that measures shares its interpreter with a thread that never rests."""
+
+    catches = {"M12-02": "of its core"}
+
+    @point("module_12.client")
+    def starved(self, client: Equipment) -> Equipment:
+        folder = f"{client.node.workdir}/starved"
+        client.node.put(f"{folder}/bin/python", STARVED.format(python=client.runtime.python).encode(), mode=0o755)
+        return replace(client, runtime=replace(client.runtime, path=folder))
+
+
+class RecordsDropped(OnOneMachine):
+    """The client forgets one in twenty of the requests of the sweep, as one that drops those that failed."""
+
+    catches = {"M12-03": "are in the records"}
+
+    @point("module_12.records")
+    def without_some(self, requests: Sequence[Request], name: str) -> Sequence[Request]:
+        return [each for each in requests if each.number % 20 != 7] if name.endswith("at once") else requests
+
+
+class RequestsSentTwice(OnTheWay):
+    """A proxy before the frontend sends each request twice."""
+
+    catches = {"M12-03": "and the frontend counted", "M12-08": "and the frontend counted"}
+    nightly = True
+    times_sent = 2
+
+
+class RequestsRefusedNowAndThen(OnTheWay):
+    """A proxy before the frontend answers one request in thirty with 503."""
+
+    catches = {"M12-03": "HTTP 503", "M12-08": "HTTP 503", "M12-09": "requests of the overload"}
+    nightly = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = count(1)
+
+    def answer_itself(self, exchange: Exchange) -> web.Response | None:
+        refused = exchange.path in COMPLETIONS and not next(self._asked) % 30
+        return web.json_response({"message": "HTTP 503 by the plant", "code": 503}, status=503) if refused else None
+
+
+class UsageMissing(OnTheWay):
+    """A proxy before the frontend takes usage out of the answers."""
+
+    catches = {
+        "M12-03": "have no usage",
+        "M12-06": "slower_worker_itl_ratio = no value",
+        "M12-07": "chunks_a_token = no value",
+        "M12-08": "have no usage",
+    }
+    nightly = True
+
+    def body(self, exchange: Exchange, body: Chunk) -> Chunk:
+        return {name: value for name, value in body.items() if name != "usage"}
+
+
+class TokensCountedTwice(OnTheWay):
+    """A proxy before the frontend doubles the completion tokens in usage."""
+
+    catches = {"M12-03": "and usage has", "M12-07": "chunks_a_token", "M12-08": "and usage has"}
+    nightly = True
+
+    def body(self, exchange: Exchange, body: Chunk) -> Chunk:
+        if usage := body.get("usage"):
+            usage["completion_tokens"] *= 2
+        return body
+
+
+class TokenHeldBack(OnTheWay):
+    """A proxy before the frontend holds one chunk in 50 back for half a second."""
+
+    catches = {"M12-07": "longest_pause_of_itl_p95"}
+    nightly = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = count(1)
+
+    async def stream(self, exchange: Exchange, events: Events) -> Events:
+        async for event in events:
+            if not next(self._passed) % 50:
+                await asyncio.sleep(0.5)
+            yield event
+
+
+class StreamGathered(OnTheWay):
+    """A proxy before the frontend buffers a stream and sends eight chunks at a time."""
+
+    catches = {"M12-05": "first_token_way_ms", "M12-07": "ttft_beyond_frontend_ms"}
+    nightly = True
+
+    async def stream(self, exchange: Exchange, events: Events) -> Events:
+        gathered: list[Chunk | str] = []
+        async for event in events:
+            gathered.append(event)
+            if len(gathered) == 8:
+                for each in gathered:
+                    yield each
+                gathered = []
+        for each in gathered:
+            yield each
+
+
+class WorkerHalfAsFast(OnOneMachine, SettingsPlant):
+    """The last worker takes twice as long for each token as the others."""
+
+    catches = {"M12-06": "slower_worker_itl_ratio"}
+    nightly = True
+    last_worker = {"worker_args": ("--speedup-ratio", "0.25")}
+
+
+class CollapsesUnderLoad(OnTheWay):
+    """A proxy before the frontend holds requests for two seconds while more than 24 are under way."""
+
+    catches = {"M12-04": "throughput_held", "M12-05": "first_token_way_ms"}
+    nightly = True
+
+    async def received(self, request: web.Request) -> bytes:
+        if self.in_flight > 24:
+            await asyncio.sleep(2)
+        return await request.read()
+
+
+class SlowAfterOverload(OnTheWay):
+    """A proxy before the frontend holds each request for 0.3 s once there was an overload."""
+
+    catches = {"M12-09": "ttft_after_overload_ratio"}
+    nightly = True
+    late_s = 0.0
+
+    @point("module_12.records")
+    def remembers(self, requests: Sequence[Request], name: str) -> Sequence[Request]:
+        self.late_s = 0.3 if name.startswith("125 %") else self.late_s
+        return requests
+
+    async def received(self, request: web.Request) -> bytes:
+        await asyncio.sleep(self.late_s)
+        return await request.read()
+
+
+class RequestsHeldNowAndThen(OnTheWay):
+    """A proxy before the frontend holds one request in eight for 1.2 s."""
+
+    catches = {
+        "M12-05": "first_token_way_ms",
+        "M12-07": "ttft_beyond_frontend_ms",
+        "M12-10": "goodput_beyond_asked",
+    }
+    nightly = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = count(1)
+
+    async def received(self, request: web.Request) -> bytes:
+        if request.path in COMPLETIONS and not next(self._asked) % 8:
+            await asyncio.sleep(1.2)
+        return await request.read()

@@ -1,0 +1,180 @@
+"""More and more requests in flight: all are accounted for, and where throughput ends is found."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.benchmark.accounts import wrong_with
+from fixtures.benchmark.chart import curve
+from fixtures.benchmark.knee import Knee
+from fixtures.benchmark.sending import Sent, by_worker_itl_ms, mean, tail
+from fixtures.product.deployments.deployment import Deployment
+
+pytestmark = [
+    pytest.mark.needs("managed", why="next_to"),
+    pytest.mark.needs("quiet"),
+    pytest.mark.performance,
+]
+PARTS = 5
+TOLD = 5  # sentences on requests that are alike
+
+
+@pytest.mark.smoke
+@check(
+    "M12-01",
+    judged="each worker's own counter of requests over 16 requests for each worker, before anything is measured; else "
+    "there is no number at all",
+    evidence="table of workers",
+    by_hand="curl WORKER/metrics before and after a few requests",
+)
+def test_every_worker_serves_before_the_measurement(warm: Sent, evidence: Evidence, measure: Measure):
+    """Every worker has served requests before the measurement begins."""
+    evidence.table("the warm-up", ["worker", "requests"], [(f"{worker:x}", n) for worker, n in warm.workers.items()])
+    measure("least_served", min(warm.workers.values()), n=len(warm.workers))
+    measure.judge()
+
+
+@check(
+    "M12-02",
+    judged="the client's share of its core and how late it sent, at each point of the sweep; a client that is the "
+    "bottleneck is refused, and with it every number",
+    evidence="table",
+    by_hand="top -p PID of the client",
+)
+def test_client_is_not_the_bottleneck(sweep: Sequence[Sent], evidence: Evidence, measure: Measure):
+    """The client that measures has processor time to spare at every load."""
+    rows = [(s.name, s.client.cpu_share_max, 1000 * s.client.late_s_max, s.client.most_in_flight) for s in sweep]
+    evidence.table("the client", ["load", "share of its core, at most", "late, ms at most", "in flight"], rows)
+    measure("client_cpu_percent", max(100 * each.client.cpu_share_max for each in sweep), n=len(sweep))
+    measure.judge()
+
+
+@check(
+    "M12-03",
+    judged="of every load: requests sent against records kept and against the frontend's counter; tokens asked for "
+    "against usage and the frontend's counter; failed requests, each named",
+    evidence="table of counts",
+    by_hand="curl FRONTEND/metrics | grep -E 'requests_total|output_tokens_total', before and after",
+)
+def test_every_request_and_token_is_accounted_for(
+    deployment: Deployment, warm: Sent, sweep: Sequence[Sent], evidence: Evidence, measure: Measure
+):
+    """Every request that is sent is answered and counted once, with the tokens that it asked for."""
+    wrong, rows = Findings(), []
+    for each in (warm, *sweep):
+        account, said = wrong_with(each, deployment.settings.dialect.metrics)
+        rows.append((each.name, *account))
+        wrong.extend(said[:TOLD])
+    header = ["load", "sent", "records", "completed", "counted by the frontend", "tokens asked", "usage", "counted"]
+    evidence.table("requests and tokens", header, rows)
+    measure("requests", sum(each.sent for each in (warm, *sweep)), n=1)
+    wrong.judge()
+
+
+@check(
+    "M12-04",
+    judged="the concurrency of the greatest power (throughput over response time), with lower and higher ones "
+    "measured; throughput there, and what of it is held at the highest concurrency",
+    evidence="curve, table",
+    by_hand="aiperf profile --concurrency N, for N = 1, 4, 16 …",
+)
+def test_knee_is_found_and_throughput_is_held_beyond_it(
+    sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure
+):
+    """The sweep finds the knee, and beyond it throughput does not collapse."""
+    rows = [
+        (s.name, s.requests_per_s, s.tokens_per_s, mean(s.ttft_ms), mean(s.itl_ms), tail(s.latency_ms, 95) or "too few")
+        for s in sweep
+    ]
+    evidence.table("sweep", ["load", "requests/s", "tokens/s", "TTFT, ms", "ITL, ms", "latency p95, ms"], rows)
+    evidence.svg("throughput and latency", curve(sweep, found_knee))
+    at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
+    highest = found_knee.at.requests_per_s
+    measure("knee_concurrency", found_knee.at.concurrency, n=len(sweep))
+    measure("requests_per_s_at_knee", highest, n=len(at.completed))
+    measure("output_tokens_per_s_at_knee", at.tokens_per_s, n=len(at.completed), repeats=at.parts(PARTS))
+    assert found_knee.bracketed, (
+        f"the sweep ends before the knee: of {sweep[0].name} to {sweep[-1].name} the best is {at.name}; other "
+        "concurrencies belong into fixtures/benchmark/sizes.yaml"
+    )
+    measure("throughput_held", sweep[-1].requests_per_s / highest, n=len(sweep[-1].completed))
+    measure.judge()
+
+
+@check(
+    "M12-05",
+    judged="at the highest concurrency: how long the frontend's event loop and its queue to the workers keep what is "
+    "ready, and the time that its first tokens take to the client; else the frontend is what was measured",
+    evidence="table",
+    by_hand="curl FRONTEND/metrics | grep -E 'event_loop_delay|request_plane_queue|time_to_first_token'",
+)
+def test_frontend_is_not_the_limit(deployment: Deployment, sweep: Sequence[Sent], evidence: Evidence, measure: Measure):
+    """The workers are the limit, and not the frontend before them."""
+    names, rows = deployment.settings.dialect.metrics, []
+    for each in sweep:
+        seen, told = mean(each.ttft_ms), each.mean_ms(names.frontend_ttft)
+        path_ms = None if seen is None or told is None else seen - told
+        rows.append(
+            (each.name, each.mean_ms(names.frontend_loop_delay), each.mean_ms(names.request_plane_queue), path_ms)
+        )
+    evidence.table("the frontend", ["load", "event loop, ms", "queue to workers, ms", "first token's way, ms"], rows)
+    _, loop_ms, queue_ms, path_ms = rows[-1]
+    count = len(sweep[-1].completed)
+    measure("event_loop_delay_ms", loop_ms, n=count)
+    measure("request_plane_queue_ms", queue_ms, n=count)
+    measure("first_token_way_ms", path_ms, n=count)
+    measure.judge()
+
+
+@check(
+    "M12-06",
+    judged="at the knee: the slower worker's median time of a token over the faster one's, and their shares of the "
+    "requests",
+    evidence="table of workers",
+    by_hand="compare the workers' inter_token_latency_seconds",
+)
+@pytest.mark.needs("peers")
+def test_workers_are_alike(sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure):
+    """No worker is slower than the others: a mean over both would hide it."""
+    at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
+    itl = by_worker_itl_ms(at.completed)
+    evidence.table(
+        "workers", ["worker", "median ITL, ms", "requests"], [(f"{w:x}", v, at.workers.get(w)) for w, v in itl.items()]
+    )
+    told = sorted(itl.values())
+    complete = len(told) == len(at.workers) and told[0] > 0
+    measure("slower_worker_itl_ratio", told[-1] / told[0] if complete else None, n=len(at.completed))
+    measure.judge()
+
+
+@check(
+    "M12-07",
+    judged="at one request at a time: chunks for each token, the longest pause of a request over its mean time of a "
+    "token (p95 at the knee), and how much later than the frontend the client sees first tokens",
+    evidence="table",
+    by_hand="curl -N FRONTEND/v1/completions with stream",
+)
+def test_tokens_come_one_by_one_as_they_are_made(
+    deployment: Deployment, sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure
+):
+    """Each token reaches the client by itself, when it is made, and none is held back."""
+    first = sweep[0]
+    at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
+    chunks = [each.chunks / (each.usage or {}).get("completion_tokens", 0) for each in first.completed if each.usage]
+    seen, told = mean(first.ttft_ms), first.mean_ms(deployment.settings.dialect.metrics.frontend_ttft)
+    pauses = [1000 * each.longest_gap_s for each in at.completed if each.longest_gap_s is not None]
+    evidence.table(
+        "the stream",
+        ["load", "TTFT of the client, ms", "TTFT of the frontend, ms", "longest pauses p95, ms", "ITL, ms"],
+        [(first.name, seen, told, "", mean(first.itl_ms)), (at.name, "", "", tail(pauses, 95), mean(at.itl_ms))],
+    )
+    measure("chunks_a_token", mean(chunks), n=len(chunks))
+    measure("ttft_beyond_frontend_ms", None if seen is None or told is None else seen - told, n=len(first.completed))
+    longest, usual = tail(pauses, 95), mean(at.itl_ms)
+    if longest is not None and usual:
+        measure("longest_pause_of_itl_p95", longest / usual, n=len(pauses))
+    measure.judge()

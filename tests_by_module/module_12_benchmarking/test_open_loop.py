@@ -1,0 +1,101 @@
+"""Requests that arrive whether or not the deployment keeps up: tails up to 75 % of the knee, overload, and recovery."""
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.benchmark.accounts import wrong_with
+from fixtures.benchmark.sending import FEWEST, mean, tail
+from fixtures.benchmark.slo import named, profiles
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.product.deployments.deployment import Deployment
+from tests_by_module.module_12_benchmarking.loads import RECOVERS_AT, Arriving
+
+pytestmark = [
+    pytest.mark.needs("managed", why="next_to"),
+    pytest.mark.needs("quiet"),
+    pytest.mark.performance,
+]
+# beyond it published replays of one and the same load differ sixfold in p99
+TAILS_UP_TO = 75
+
+
+@check(
+    "M12-08",
+    judged="a Poisson load at 25, 50, 75, 100 and 125 % of the knee's rate: requests and tokens accounted for "
+    "as in the sweep; TTFT and latency from when a request was due, p95 and (of 1000 requests) p99 at 75 %: recorded",
+    evidence="table",
+    by_hand="aiperf profile --request-rate R --arrival-pattern poisson",
+)
+def test_tails_are_measured_below_the_knee(
+    deployment: Deployment, arriving: Arriving, evidence: Evidence, measure: Measure
+):
+    """Every request that arrives is answered, and its latency counts from when it was due."""
+    wrong, rows = Findings(), []
+    for each in (*arriving.by_percent.values(), arriving.recovered):
+        _, said = wrong_with(each, deployment.settings.dialect.metrics)
+        wrong.extend(said[:3])
+        tails = [tail(each.ttft_ms, 95), tail(each.ttft_ms, 99), tail(each.latency_ms, 95), tail(each.latency_ms, 99)]
+        rows.append((each.name, each.plan.rate_per_s, each.requests_per_s, mean(each.itl_ms), *tails))
+    header = ["load", "arriving/s", "completed/s", "ITL, ms", "TTFT p95, ms", "p99", "latency p95, ms", "p99"]
+    evidence.table("arriving requests", header, [[("too few" if v is None else v) for v in row] for row in rows])
+    at = arriving.by_percent[TAILS_UP_TO]
+    measure("ttft_ms_p95", tail(at.ttft_ms, 95), n=len(at.completed))
+    measure("latency_ms_p95", tail(at.latency_ms, 95), n=len(at.completed))
+    measure("itl_ms_mean", mean(at.itl_ms), n=len(at.completed))
+    if len(at.completed) >= FEWEST[99]:
+        measure("ttft_ms_p99", tail(at.ttft_ms, 99), n=len(at.completed))
+        measure("latency_ms_p99", tail(at.latency_ms, 99), n=len(at.completed))
+    wrong.judge()
+    measure.judge()
+
+
+@check(
+    "M12-09",
+    judged="the median TTFT at 50 % of the knee's rate after the load at 125 % has drained, over that before it; no "
+    "request failed meanwhile",
+    evidence="table",
+    by_hand="the same load again, after too much of it",
+)
+def test_overload_leaves_nothing_behind(arriving: Arriving, evidence: Evidence, measure: Measure):
+    """After more than it can serve, the deployment serves as before."""
+    before, over, after = arriving.by_percent[RECOVERS_AT], arriving.by_percent[125], arriving.recovered
+    rows = [(each.name, len(each.completed), mean(each.ttft_ms), mean(each.itl_ms)) for each in (before, over, after)]
+    evidence.table("before, during and after", ["load", "completed", "TTFT, ms", "ITL, ms"], rows)
+    first, last = mean(before.ttft_ms), mean(after.ttft_ms)
+    measure("ttft_after_overload_ratio", last / first if first and last else None, n=len(after.completed))
+    lost = [str(each) for each in over.requests if each not in over.completed]
+    Findings(lost[:3]).judge(f"{len(lost)} requests of the overload")
+    measure.judge()
+
+
+@check(
+    "M12-10",
+    judged="at each rate the share of all requests sent that keep both limits of each named service level; of the "
+    "level that dynamo_slo names, at 75 % of the knee, judged against what that level asks for",
+    evidence="table of goodput",
+    by_hand='aiperf profile --goodput "time_to_first_token:200 inter_token_latency:50"',
+)
+def test_goodput_keeps_the_service_level(
+    inventory: Inventory, arriving: Arriving, evidence: Evidence, measure: Measure
+):
+    """Up to 75 % of the knee as many requests as the service level asks for keep it."""
+    levels = profiles(inventory.path)
+    loads = arriving.by_percent
+    rows = [
+        (name, f"{slo.ttft_ms:g}", f"{slo.tpot_ms:g}", *(slo.goodput_percent(each.requests) for each in loads.values()))
+        for name, slo in levels.items()
+    ]
+    header = ["service level", "TTFT, ms", "TPOT, ms", *(f"% kept at {percent} %" for percent in loads)]
+    evidence.table("goodput", header, rows)
+    chosen = inventory.cluster.dynamo_slo
+    if chosen is None:
+        evidence.note("no service level", "dynamo_slo is not set: goodput is reported for each level and not judged.")
+        return
+    slo, at = named(chosen, inventory.path), loads[TAILS_UP_TO]
+    goodput = slo.goodput_percent(at.requests)
+    measure("goodput_percent", goodput, n=len(at.requests))
+    measure("goodput_beyond_asked", None if goodput is None else goodput - slo.percent, n=len(at.requests))
+    measure.judge()
