@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.tests.conftest import only_at_night
+from fixtures.tests.conftest import mark_fast, only_at_night
 from fixtures.tests.here import short_path
 
 __all__ = ["short_path"]
@@ -17,6 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     only_at_night(config, items, Path(__file__).parent)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    mark_fast(item, Path(__file__).parent)
 
 
 CONFTEST = """

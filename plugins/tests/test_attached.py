@@ -20,6 +20,8 @@ from plugins.tests.by_default import ByDefault, by_default
 from plugins.tests.by_hand import NAMESPACE, by_hand
 from plugins.tests.children import LOCAL_INVENTORY, installed, inventory, nothing_left, start, tree
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["installed", "inventory", "start", "tree"]
 
 # somebody else: a proxy that leaves a connection to the frontend open for each of its clients, and writes to etcd

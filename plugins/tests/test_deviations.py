@@ -28,6 +28,8 @@ from fixtures.tests.certificates import Certificates, certificates
 from fixtures.tests.guarded import GuardedNats, TlsEtcd
 from plugins.tests.children import Child, installed, inventory, start, tree
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["installed", "inventory", "start", "tree"]
 
 NAMESPACE = "theirs"

@@ -9,6 +9,8 @@ import pytest
 from plugins.tests.conftest import INVENTORY
 from plugins.tests.plant_run import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHECKS = """
     from tests_by_module.module_00_fake.helping import beside
 

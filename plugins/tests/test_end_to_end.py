@@ -21,6 +21,8 @@ from fixtures.clients.etcd import Etcd
 from fixtures.tests.sshd import free_port
 from plugins.tests.children import ROOT, Child, installed, inventory, nothing_left, start, tree
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["installed", "inventory", "start", "tree"]
 
 ALL = ("tests_by_module/module_00_architecture", "tests_by_module/module_01_first_inference")

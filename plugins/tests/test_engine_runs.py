@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from fixtures.tests.module_source import checks_of
 from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite
+
+pytestmark = pytest.mark.slow
 
 # an engine keeps its contract and is exact, two servers without Dynamo as well; disaggregated it is exact, too, prefill
 # ran where it should and its KV came over the data link; NIXL moves bytes whole by the way that is declared

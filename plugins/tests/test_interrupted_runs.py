@@ -9,6 +9,8 @@ from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.cli.soak import CACHE_HERE, RUN_ID
 from plugins.tests.children import nothing_left, start, tree
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["start", "tree"]  # fixtures
 
 MODULE = "tests_by_module/module_00_architecture"

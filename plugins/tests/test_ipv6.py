@@ -1,6 +1,10 @@
 """A deployment whose data address is IPv6: real etcd, NATS, frontend and workers at ::1."""
 
+import pytest
+
 from plugins.tests.children import installed, inventory, start, tree
+
+pytestmark = pytest.mark.slow
 
 __all__ = ["installed", "inventory", "start", "tree"]
 

@@ -14,6 +14,8 @@ from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.on_nodes.agent.processes import stat
 from plugins.tests.children import Child, start, tree
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["start", "tree"]  # fixtures
 
 # stands in for a module: a process runs on every node, and then something happens
