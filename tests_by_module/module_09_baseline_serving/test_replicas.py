@@ -1,9 +1,9 @@
-"""Two servers of vLLM alone: they are there, and both answer rightly."""
+"""Servers of vLLM alone: they are there, and all answer rightly."""
 
 import pytest
 
 from fixtures.answers.oracle import HEADERS, Oracle, allowed_gap, control, keep_allowed
-from fixtures.baseline.replicas import REPLICAS, serving_nodes
+from fixtures.baseline.replicas import serving_nodes
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.needs("managed", why="next_to"), pytest.mark.needs("re
     by_hand="python -m vllm.entrypoints.openai.api_server --model MODEL",
 )
 def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], measure: Measure, evidence: Evidence):
-    """Two servers serve the same files of the same model by the same engine, one on each node."""
+    """Servers serve the same files of the same model by the same engine, one for each worker."""
     rows, kinds = [], set()
     for server in servers:
         equipment = run.equipment()[server.node.name]
@@ -36,7 +36,7 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
     ready_s = [require(server.ready_after_s, f"time after which {server.name} was ready") for server in servers]
     measure("ready_s", max(ready_s), n=len(servers))
     declared, found = serving_nodes(run.inventory.nodes), tuple(server.node.name for server in servers)
-    assert found == declared, f"{REPLICAS} servers belong on {' and '.join(declared)}; found on {' and '.join(found)}"
+    assert found == declared, f"servers belong on {' and '.join(declared)}; found on {' and '.join(found)}"
     assert len(kinds) == 1, f"the servers are not alike in their model's files or in their engine: {rows}"
     measure.judge()
 
@@ -53,7 +53,7 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
 def test_both_servers_answer_as_the_reference(
     run: Run, servers: list[VllmServer], oracle: Oracle, measure: Measure, evidence: Evidence
 ):
-    """Both servers' greedy answers, one at a time and many at once, equal those of transformers."""
+    """All servers' greedy answers, one at a time and many at once, equal those of transformers."""
     found = {}
     for server in servers:
         endpoint = InferenceEndpoint(server.node.reach(server.url), server.engine_args.model_name)

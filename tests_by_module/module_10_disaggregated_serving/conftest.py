@@ -128,10 +128,10 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
         yield running_sides(run)
         return
     placed = placement.disaggregated(run.inventory.nodes)
-    kinds = sorted(kind for types in placed.types.values() for kind in types)
-    if kinds != ["decode", "prefill"]:
-        told = "one prefill and one decode worker are compared with two servers"
-        raise BringUpFailed(DISAGGREGATED_CHECK, f"{told}, and the inventory has {', '.join(kinds)}")
+    kinds = {kind for types in placed.types.values() for kind in types}
+    if kinds != {"decode", "prefill"}:
+        told = "prefill and decode workers are compared with as many servers"
+        raise BringUpFailed(DISAGGREGATED_CHECK, f"{told}, and the inventory has {', '.join(sorted(kinds))}")
     transport = run.inventory.cluster.dynamo_kv_transport
     placed = replace(
         placed,
@@ -143,13 +143,12 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
     taken_within = (dialect(run.product_version()).environment.request_timeout_s, str(TAKEN_WITHIN_S))
     try:
         with run.own_deployment("module_10.disaggregated", placed=placed, extra_env=(taken_within,)) as deployment:
-            found = {
-                kind: [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
-            }
-            if absent := [kind for kind, workers in found.items() if not workers]:
+            prefill, decode = (
+                [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
+            )
+            if absent := [kind for kind, there in {"prefill": prefill, "decode": decode}.items() if not there]:
                 raise BringUpFailed(DISAGGREGATED_CHECK, f"no {' and no '.join(absent)} worker was started")
-            prefill, decode = found["prefill"][0], found["decode"][0]
-            yield OwnSides(deployment, prefill, decode, prefill.runtime.spec.engine)
+            yield OwnSides(deployment, prefill, decode, prefill[0].runtime.spec.engine)
     except (ServiceFailed, DeadlineExceeded) as error:
         raise BringUpFailed(DISAGGREGATED_CHECK, str(error)) from None
 
@@ -195,8 +194,8 @@ def disaggregated_set(
         client=client,
         urls=(sides.deployment.frontend_url,),
         model_name=sides.deployment.settings.model_name,
-        nodes=tuple(worker.node for worker in sides.both.values()),
+        nodes=tuple(worker.node for worker in sides.workers.values()),
         servers={},
     )
-    equipment = run.equipment()[sides.decode.node.name]
+    equipment = run.equipment()[sides.decode[0].node.name]
     return measured_set("Dynamo", target, profile, equipment=equipment, files=files, facts=run.facts())

@@ -1,8 +1,8 @@
-"""Prefill and decode: the two workers, and what each counts of prompts and of KV that came from elsewhere."""
+"""Prefill and decode: their workers, and what each side counts of prompts and of KV that came from elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
@@ -88,11 +88,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Sides:
-    """The deployment and its two workers, with what both had counted when they were found."""
+    """The deployment and its workers of either type, with what both sides had counted when they were found."""
 
     deployment: Deployment
-    prefill: Worker | Found
-    decode: Worker | Found
+    prefill: Sequence[Worker | Found]
+    decode: Sequence[Worker | Found]
     engine: str
     before: Mapping[str, Counted] = field(default_factory=dict)
 
@@ -106,8 +106,23 @@ class Sides:
         return counted[self.counters.moved_by]
 
     @property
-    def both(self) -> Mapping[str, Worker | Found]:
+    def both(self) -> Mapping[str, Sequence[Worker | Found]]:
         return {"prefill": self.prefill, "decode": self.decode}
+
+    @property
+    def workers(self) -> dict[str, Worker | Found]:
+        """All of them by type, with a number where there are several: prefill-2."""
+        return {
+            kind if len(workers) == 1 else f"{kind}-{n}": worker
+            for kind, workers in self.both.items()
+            for n, worker in enumerate(workers, 1)
+        }
+
+    def require_one_of_each(self) -> None:
+        """Raises NotOffered where there are several of a type."""
+        if len(self.workers) > 2:
+            told = " and ".join(f"{len(workers)} {kind}" for kind, workers in self.both.items())
+            raise NotOffered(f"it looks at one worker that prefills and one that decodes: here are {told}")
 
     def require_alone(self, counted: Mapping[str, Counted], prompt_tokens: float) -> None:
         """Raises NotOffered where a side has counted more than these, and they may be others'."""
@@ -120,10 +135,12 @@ class Sides:
 
     def counted(self) -> dict[str, Counted]:
         """What each side has counted so far, by its name."""
-        return {name: self.count_of(worker) for name, worker in self.both.items()}
+        return {
+            kind: sum((self.count_of(worker) for worker in workers), Counted()) for kind, workers in self.both.items()
+        }
 
     def count_of(self, worker: Worker | Found) -> Counted:
-        """What one side has counted; 0 of what its engine does not count, or has not yet. Raises CouldNotLook."""
+        """What one worker has counted; 0 of what its engine does not count, or has not yet. Raises CouldNotLook."""
         page, own = self.page(worker), self.counters
         return Counted(
             computed=own.computed.read(page),
@@ -141,7 +158,7 @@ class Sides:
         """Raises NotOffered for an engine that has no leases of KV, CouldNotLook where a side does not count failed
         transfers and leases that expired."""
         self.counters.require("expired")
-        for worker in self.both.values():
+        for worker in self.workers.values():
             page = self.page(worker)
             for counter in filter(None, (self.counters.failed, self.counters.expired)):
                 counter.require(page)
@@ -165,11 +182,11 @@ class OwnSides(Sides):
     """Those that the suite has started, for checks that stop, kill or change them."""
 
     deployment: ManagedDeployment
-    prefill: Worker
-    decode: Worker
+    prefill: Sequence[Worker]
+    decode: Sequence[Worker]
 
     @property
-    def both(self) -> Mapping[str, Worker]:
+    def both(self) -> Mapping[str, Sequence[Worker]]:
         return {"prefill": self.prefill, "decode": self.decode}
 
     def registered(self, worker: Worker) -> set[int]:

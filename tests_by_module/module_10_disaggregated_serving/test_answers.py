@@ -1,22 +1,27 @@
 """The answers are those of a model that was not disaggregated: cold, cached, at once, and while others leave."""
 
+from collections import Counter
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from fixtures.answers.ask import ask, ask_all
-from fixtures.answers.oracle import ANSWER_TOKENS, HEADERS, Differences, Oracle
+from fixtures.answers.ask import ask_all
+from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, HEADERS, Differences, Oracle
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.load.from_here import outcomes, run_load
+from fixtures.load.plan import plan
+from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.placement import disaggregated
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
+    COUNTED_WITHIN_S,
     Asked,
     Crowd,
     Found,
@@ -26,6 +31,7 @@ from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
 pytestmark = pytest.mark.needs("real_engine", "system_port")
 
 IDLE_WITHIN_S = 120
+PROMPTS_EACH = 8
 # of the small files of a model, each a mapping of one file to its path, hash and size
 FILES_ON_CARDS = ("model_info", "tokenizer", "prompt_formatter", "gen_config")
 
@@ -44,11 +50,12 @@ def whole(differences: Differences) -> None:
     causes=[49, 54],
 )
 def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence):
-    """One worker prefills and one decodes, each registered as such on its node, with the same model and block size."""
+    """Workers prefill and decode, each registered as such on its node, with the same model and block size."""
     dialect = sides.deployment.settings.dialect
     registered = {worker.system_url: worker for worker in sides.deployment.registered_workers()}
     wrong, rows, identities, block_sizes = Findings(), [], set(), set()
-    for kind, worker in sides.both.items():
+    of_kind = [(kind, worker) for kind, workers in sides.both.items() for worker in workers]
+    for kind, worker in of_kind:
         found = registered.get(worker.system_url)
         component = found.component if found else "not registered"
         card = (found and found.card) or {}
@@ -60,9 +67,12 @@ def test_prefill_and_decode_are_there(run: Run, sides: Sides, evidence: Evidence
         if component != dialect.worker_component[kind]:
             wrong.add(f"the {kind} worker on {worker.node.name} is {component}", node=worker.node.name)
     evidence.table("workers", ["type", "node", "component", "instance", "model's files", "block"], rows)
-    expected = {kind: name for name, kinds in disaggregated(run.inventory.nodes).types.items() for kind in kinds}
+    declared = Counter((k, name) for name, kinds in disaggregated(run.inventory.nodes).types.items() for k in kinds)
+    there = Counter((kind, worker.node.name) for kind, worker in of_kind)
     wrong.extend(
-        f"{k} is on {w.node.name}, not on {expected[k]}" for k, w in sides.both.items() if w.node.name != expected[k]
+        f"{kind} workers on {name}: {there[kind, name]}, and {declared[kind, name]} are declared"
+        for kind, name in sorted(declared | there)
+        if there[kind, name] != declared[kind, name]
     )
     wrong.judge()
     assert len(identities) == 1, f"prefill and decode do not serve the same files of the model: {rows}"
@@ -158,7 +168,8 @@ def test_clients_that_left_leave_nothing_behind(
     sides: Sides, crowd: Crowd, oracle: Oracle, measure: Measure, evidence: Evidence
 ):
     """After their clients disconnect, neither side goes on with the requests or keeps their blocks."""
-    shortest = oracle.prompts["first"][0]
+    # of each side every worker has to be asked
+    short = oracle.prompts["first"][: 1 if len(sides.workers) == 2 else len(sides.workers)]
     left: dict[str, str] = {}
     idle_after_s: dict[str, float] = {}
     before, looks = sides.counted(), 0
@@ -167,8 +178,8 @@ def test_clients_that_left_leave_nothing_behind(
         nonlocal looks
         looks += 1
         # an engine that has nothing to do does not count anew
-        ask(sides.deployment.endpoint, shortest, max_tokens=1)
-        for name, worker in sides.both.items():
+        ask_all(sides.deployment.endpoint, short, max_tokens=1, at_once=len(short))
+        for name, worker in sides.workers.items():
             page = sides.page(worker)
             requests = sum(each.require(page) for each in sides.counters.under_way)
             used = sides.counters.kv_used.require(page)
@@ -182,11 +193,53 @@ def test_clients_that_left_leave_nothing_behind(
         wait_until(look, deadline, every_s=0.5)
     if len(idle_after_s) < len(left):  # others who send meanwhile keep a side busy as well
         sides.require_alone(
-            {name: now - before[name] for name, now in sides.counted().items()}, looks * len(shortest.ids)
+            {name: now - before[name] for name, now in sides.counted().items()},
+            looks * sum(len(each.ids) for each in short),
         )
     evidence.table("what is left", ["side", "at the end"], list(left.items()))
-    measure("prefill_idle_after_s", idle_after_s.get("prefill"), n=crowd.left)
-    measure("decode_idle_after_s", idle_after_s.get("decode"), n=crowd.left)
-    late = [f"{name}: {left[name]}" for name in sides.both if name not in idle_after_s]
+
+    def of_side(kind: str) -> float | None:
+        names = [name for name in sides.workers if name.startswith(kind)]
+        idle = [idle_after_s[name] for name in names if name in idle_after_s]
+        return max(idle) if len(idle) == len(names) else None
+
+    measure("prefill_idle_after_s", of_side("prefill"), n=crowd.left)
+    measure("decode_idle_after_s", of_side("decode"), n=crowd.left)
+    late = [f"{name}: {left[name]}" for name in sides.workers if name not in idle_after_s]
     assert not late, f"{IDLE_WITHIN_S} s after {crowd.left} clients left: {', '.join(late)}"
+    measure.judge()
+
+
+@check(
+    "M10-16",
+    judged="prompt tokens that each worker counts of prompts that nobody has cached, eight for each worker and four at "
+    "once, against an equal share among those of its type",
+    evidence="table",
+    by_hand="vllm:prompt_tokens_by_source_total of every worker before and after a load",
+)
+@pytest.mark.needs("runtime")
+def test_every_worker_takes_part_of_the_load(run: Run, sides: Sides, measure: Measure, evidence: Evidence):
+    """Every prefill worker and every decode worker takes part of the load."""
+    count = len(sides.workers)
+    new = plan(run.seed + 16, PROMPTS_EACH * count, (64, 256), (4, 8))
+    before = {name: sides.count_of(worker) for name, worker in sides.workers.items()}
+    sent = outcomes(run_load(sides.deployment.endpoint, new, concurrency=AT_ONCE * count, within_s=120))
+    assert set(sent) == {COMPLETED}, f"not all prompts were answered: {sent}"
+    deadline = Deadline(COUNTED_WITHIN_S, "every worker to count a prompt")
+    tokens: dict[str, float] = {}
+
+    def look() -> tuple[bool | None, object]:
+        tokens.update({name: (sides.count_of(w) - before[name]).tokens for name, w in sides.workers.items()})
+        return all(tokens.values()) or None, tokens
+
+    with suppress(deadline.Exceeded):  # the measurement says it
+        wait_until(look, deadline, every_s=0.5)
+    shares: dict[str, float] = {}
+    for kind, workers in sides.both.items():
+        of_kind = {name: counted for name, counted in tokens.items() if name.startswith(kind)}
+        equal = sum(of_kind.values()) / len(workers)
+        shares |= {name: counted / equal if equal else 0.0 for name, counted in of_kind.items()}
+    rows = [[name, sides.workers[name].node.name, tokens[name], f"{share:.2f}"] for name, share in shares.items()]
+    evidence.table("who counted the prompts", ["worker", "node", "tokens", "of an equal share"], rows)
+    measure("least_of_equal_share", min(shares.values()), n=PROMPTS_EACH * count)
     measure.judge()

@@ -59,7 +59,7 @@ HEADERS = (
 
 @pytest.fixture(scope="module")
 def bytes_per_token(run: Run, sides: Sides, files: ModelFiles) -> int:
-    args = run.equipment()[sides.decode.node.name].runtime.spec.settings.args
+    args = run.equipment()[sides.decode[0].node.name].runtime.spec.settings.args
     return kv_bytes_per_token(files.config, served_kv_dtype(files.config, args))
 
 
@@ -77,7 +77,7 @@ def test_prefill_ran_on_the_prefill_worker(
     """At every prompt length, prefill computes the prompt and decode receives its KV."""
     for asked in cold.values():
         sides.require_alone(asked.counted, asked.tokens)
-    block = run.equipment()[sides.decode.node.name].runtime.spec.settings.block_size or 16
+    block = run.equipment()[sides.decode[0].node.name].runtime.spec.settings.block_size or 16
     rows, wrong = [], Findings()
     total = {"prefill": Counted(), "decode": Counted()}
     for name, asked in cold.items():
@@ -100,7 +100,7 @@ def test_prefill_ran_on_the_prefill_worker(
         if asked.tokens > block and decode.computed > block:
             wrong.add(f"{name}: decode computed {decode.computed:g} of {asked.tokens} tokens itself")
         wrong.extend(
-            f"{name}: the {side} worker counted {counted.tokens:g} of {asked.tokens} tokens"
+            f"{name}: the {side} side counted {counted.tokens:g} of {asked.tokens} tokens"
             for side, counted in asked.counted.items()
             if counted.tokens < asked.tokens
         )
@@ -131,7 +131,7 @@ class Moved:
 @pytest.fixture(scope="module")
 def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Moved:
     """A known amount of KV, and what every look says of it."""
-    settings = run.equipment()[sides.decode.node.name].runtime.spec.settings
+    settings = run.equipment()[sides.decode[0].node.name].runtime.spec.settings
     longest = settings.max_model_len or 4096
     if sides.deployment.shared:
         longest = min(context_tokens(sides.deployment), LONGEST_BESIDE_TOKENS)
@@ -144,8 +144,9 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
         Prompt(f"witness {n}", [ids[(7 * k + 13 * n + first) % len(ids)] for k in range(longest)], ())
         for n in range(many)
     ]
-    nodes = {worker.node.name: worker.node for worker in sides.both.values()}
-    pids = {name: [pid_of(w) for w in sides.both.values() if w.node.name == name] for name in nodes}
+    workers = sides.workers.values()
+    nodes = {worker.node.name: worker.node for worker in workers}
+    pids = {name: [pid_of(each) for each in workers if each.node.name == name] for name in nodes}
     before, counted = {name: carriers(node) for name, node in nodes.items()}, sides.counted()
     for prompt in prompts:
         answer = ask(sides.deployment.endpoint, prompt, max_tokens=1)
@@ -160,14 +161,15 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
         expected_bytes=longest * many * bytes_per_token,
         counted_bytes=now.nixl_bytes,
         carried=seen,
-        ucx=[parse(worker.log()) for worker in sides.both.values()],
+        ucx=[parse(worker.log()) for worker in workers],
         loaded=[each for state in after.values() for each in loaded(state["processes"])],
         memory="cuda" if all(map(run.inventory.kv_is_on_gpu, nodes)) else "host",
         operation=sides.counters.operation,
     )
     data = {name: data_interface(nodes[name]) for name in nodes}
-    on_data = max(each.netdevs.get(data[each.node], 0) for each in seen)
-    rdma = next(each.rdma for each in seen if each.node == sides.decode.node.name)
+    of_side = ({worker.node.name for worker in side} for side in sides.both.values())
+    on_data = max(sum(each.netdevs.get(data[each.node], 0) for each in seen if each.node in names) for names in of_side)
+    rdma = next(each.rdma for each in seen if each.node == sides.decode[0].node.name)
     return Moved(told, now, rdma, on_data / now.nixl_bytes if now.nixl_bytes else 0.0)
 
 
@@ -205,8 +207,11 @@ def test_kv_moves_as_fast_as_its_link_allows(
     moved: Moved, run: Run, sides: Sides, inventory: Inventory, measure: Measure, evidence: Evidence
 ):
     """A KV transfer takes no longer than the link between prefill and decode allows."""
-    counted, decode = moved.counted, sides.decode.node
-    link = _copy(run, decode) if sides.prefill.node is decode else _link(inventory, decode, moved.rdma)
+    counted, decode = moved.counted, sides.decode[0].node
+    within = {near.node is far.node for near in sides.prefill for far in sides.decode}
+    if len(within) > 1:
+        raise NotOffered("some of the KV stays on its node and some takes a link: the two have no floor in common")
+    link = _copy(run, decode) if True in within else _link(inventory, decode, moved.rdma)
     judged = judge_transfers(counted.transfers(), link)
     evidence.note("the floor", judged.sentence)
     measure("kv_of_link_share", judged.share, n=int(counted.nixl_count))
@@ -229,10 +234,10 @@ def test_no_transfer_and_no_notification_failed(
 ):
     """Neither side counts a failed transfer or a failed notification."""
     rows, counters = [], sides.counters
-    for name, worker in sides.both.items():
-        page, before = sides.page(worker), sides.before.get(name, Counted())
-        failed = counters.failed.require(page) - before.failed
-        untold = counters.unnotified.require(page) - before.untold if counters.unnotified else 0
+    for name, workers in sides.both.items():
+        pages, before = [sides.page(worker) for worker in workers], sides.before.get(name, Counted())
+        failed = sum(map(counters.failed.require, pages)) - before.failed
+        untold = sum(map(counters.unnotified.require, pages)) - before.untold if counters.unnotified else 0
         rows.append((name, failed, untold, before.failed, before.untold))
     headers = ["side", "transfers", "notifications", "transfers before", "notifications before"]
     evidence.table("what failed", headers, rows)

@@ -25,7 +25,7 @@ BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
 @check(
     "M10-11",
     judged="SIGKILL to prefill, then to decode, under load: none hung, and none failed once it is back; what failed "
-    "meanwhile is recorded",
+    "meanwhile is recorded; where there are others of its type, they go on",
     evidence="timeline",
     by_hand="kill -9 -- -PGID of a worker under load; start it again",
 )
@@ -34,7 +34,7 @@ def test_requests_end_while_a_side_is_lost_and_it_comes_back(
     kind: str, run: Run, own_sides: OwnSides, client: Equipment, measure: Measure, evidence: Evidence
 ):
     """While one side is away requests fail or are served, none hangs; once it is back all are served."""
-    deployment, worker = own_sides.deployment, own_sides.both[kind]
+    deployment, (worker, *others) = own_sides.deployment, own_sides.both[kind]
     registered = own_sides.registered(worker)
     ready_s = worker.runtime.spec.settings.ready_within_s
     loading = LoadPlan(
@@ -76,6 +76,10 @@ def test_requests_end_while_a_side_is_lost_and_it_comes_back(
         evidence.note("what a client saw first", str(failed[0]))
     measure("hung_requests", load.outcomes[HUNG], n=len(load.requests))
     measure("failed_meanwhile_share", len(failed) / len(meanwhile) if meanwhile else None, n=len(meanwhile))
+    if others:
+        away = [each for each in meanwhile if killed.at_s < each.sent_at_s and each.ended_at_s < back.at_s]
+        completed = sum(each.outcome == COMPLETED for each in away)
+        measure("completed_by_others", completed, n=len(away))
     measure("serves_after_s", None if served_first is None else served_first.sent_at_s - back.at_s, n=len(since))
     measure("failed_once_served", sum(each.outcome != COMPLETED for each in later), n=len(later))
     measure.judge()

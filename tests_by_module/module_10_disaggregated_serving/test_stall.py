@@ -55,9 +55,11 @@ def _restarted(sides: OwnSides, worker: Worker) -> None:
 def patient(own_sides: OwnSides) -> OwnSides:
     """`sides`, of which decode stays registered while it says nothing. Raises BringUpFailed, NotOffered."""
     own_sides.counters.require("expired")
-    own_sides.decode.settings = own_sides.decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
+    own_sides.require_one_of_each()
+    (decode,) = own_sides.decode
+    decode.settings = decode.settings.but(lease_ttl_s=DECODE_LEASE_TTL_S)
     try:
-        _restarted(own_sides, own_sides.decode)
+        _restarted(own_sides, decode)
     except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
         raise BringUpFailed(SHORT_CHECK, str(error)) from None
     return own_sides
@@ -66,7 +68,7 @@ def patient(own_sides: OwnSides) -> OwnSides:
 @pytest.fixture(scope="module")
 def third(run: Run, own_sides: OwnSides, files: ModelFiles) -> Oracle:
     """Prompts of which prefill's cache holds so many."""
-    equipment = run.equipment()[own_sides.prefill.node.name]
+    equipment = run.equipment()[own_sides.prefill[0].node.name]
     return make_oracle(equipment, run.seed, ("third",), longest_tokens(equipment, files) // PROMPTS_IN_CACHE)
 
 
@@ -79,15 +81,16 @@ def while_decode_stalls(
     AssertionError when prefill has no room for them, CouldNotLook where a side does not count what was lost.
     """
     sides.require_counters_of_losses()
+    (prefill,), (decode,) = sides.prefill, sides.decode
     endpoint, before, sent, tokens = sides.deployment.endpoint, sides.counted()["prefill"], [], 0
     deadline = Deadline(GIVEN_BACK_WITHIN_S, "prefill to have room for all prompts")
 
     def computed() -> tuple[bool | None, object]:
-        now = sides.count_of(sides.prefill) - before
+        now = sides.count_of(prefill) - before
         return now.tokens >= tokens or None, f"{now.tokens:g} of {tokens} tokens, {now.expired:g} leases expired"
 
     with Threads(sum(map(len, crowds))) as pool:
-        with in_place(Stopped(sides.decode)):
+        with in_place(Stopped(decode)):
             for crowd in crowds:
                 sent.append(
                     [pool.submit(ask, endpoint, p, max_tokens=ANSWER_TOKENS, timeout_s=HUNG_AFTER_S) for p in crowd]
@@ -99,7 +102,7 @@ def while_decode_stalls(
                     raise AssertionError(f"KV that nobody fetched is kept: {error}") from None
             pause(pause_s, "decode to be still")
         answers = [[each.result() for each in crowd] for crowd in sent]
-    return answers, int((sides.count_of(sides.prefill) - before).expired)
+    return answers, int((sides.count_of(prefill) - before).expired)
 
 
 @check(
@@ -151,14 +154,13 @@ def stall(run: Run, own_sides: OwnSides, patient: OwnSides, files: ModelFiles, t
         content = [plain[(7 * k + 31 * n + run.seed) % len(plain)] for k in range(length)]
         others.append(Prompt(f"other {n}", content, tuple(content)))
     # a short lease, and few blocks
-    block_size = own_sides.prefill.runtime.spec.settings.block_size or 16
-    longest = longest_tokens(run.equipment()[own_sides.prefill.node.name], files)
+    (prefill,) = own_sides.prefill
+    block_size = prefill.runtime.spec.settings.block_size or 16
+    longest = longest_tokens(run.equipment()[own_sides.prefill[0].node.name], files)
     few = ("--num-gpu-blocks-override", str(longest // block_size + 4))
-    own_sides.prefill.settings = own_sides.prefill.settings.but(
-        worker_args=(*few, *kv_lease(own_sides.prefill, LEASE_S))
-    )
+    prefill.settings = prefill.settings.but(worker_args=(*few, *kv_lease(prefill, LEASE_S)))
     try:
-        _restarted(own_sides, own_sides.prefill)
+        _restarted(own_sides, prefill)
         [[of_late], of_others], expired = while_decode_stalls(own_sides, [late], others)
         afterwards = ask_all(own_sides.deployment.endpoint, prompts.values(), max_tokens=ANSWER_TOKENS)
     except (AssertionError, DeadlineExceeded, ServiceFailed) as error:
