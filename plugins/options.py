@@ -85,6 +85,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         metavar="MODE",
         help="access to the run's folder, in octal: 0750 lets the group read it (default: 0700, the owner alone)",
     )
+    group.addoption(
+        "--endurance",
+        type=_seconds,
+        default=6.0,
+        metavar="SECONDS",
+        help="how long the checks marked endurance load the deployment (default: 6)",
+    )
     group.addoption("--seed", type=int, metavar="N", help="the run's one seed (default: a new one, kept in run.json)")
 
 
@@ -222,6 +229,17 @@ def _folder_mode(text: str) -> int:
     if mode & 0o700 != 0o700:
         raise argparse.ArgumentTypeError(f"{text!r} is not an octal mode such as 0700 or 0750, with 7 for the owner")
     return mode
+
+
+def _seconds(text: str) -> float:
+    """A length of time in which something may be seen to grow."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 5 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 5 to 1000000")
+    return seconds
 
 
 def _reports(config: pytest.Config) -> Path:

@@ -13,26 +13,10 @@ from fixtures.clients.nats import connected
 from fixtures.cluster.nodes import Node
 from fixtures.plants.background import Background
 from fixtures.plants.plant import Plant, point, with_argv
+from fixtures.plants.processes import MegabyteOfEach
 from fixtures.plants.proxy import COMPLETIONS, CorruptingProxy, Exchange
 from fixtures.product.deployments.managed import ManagedDeployment
 
-# starts what follows, and for each request that it counts holds a megabyte
-HOLDS_A_MEGABYTE_EACH = """
-import re, signal, subprocess, sys, time, urllib.request
-child = subprocess.Popen(sys.argv[2:])
-signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-held, counted = [], 0
-while child.poll() is None:
-    time.sleep(0.1)
-    try:
-        page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(sys.argv[1], timeout=2).read().decode()
-    except OSError:
-        continue
-    now = int(sum(float(n) for n in re.findall(r"(?m)^dynamo_frontend_requests_total\\{.*\\} (\\S+)$", page)))
-    held += [bytearray(b"x") * 1_000_000 for _ in range(now - counted)]
-    counted = now
-sys.exit(child.returncode)
-"""
 # a fake: from its fourth sample on this Python, and nobody else on the node, is shown a clock that was set
 PYTHON_WITH_CLOCK = """#!/bin/sh
 exec {python} -I -S -c '
@@ -86,15 +70,10 @@ class WorkerEndedLate(Plant):
         return deployment
 
 
-class MegabyteKeptOfEach(Plant):
+class MegabyteKeptOfEach(MegabyteOfEach):
     """The frontend runs below a process that keeps a megabyte for each request that the frontend counts."""
 
     catches = {"M00-18": "frontend: resident memory grows"}
-
-    def planned(self, deployment: ManagedDeployment) -> None:
-        frontend = deployment.frontends[0]
-        wrapped = [frontend.node.python, "-c", HOLDS_A_MEGABYTE_EACH, f"{frontend.url}/metrics"]
-        with_argv(frontend, lambda argv: [*wrapped, *argv])
 
 
 class CounterOfTheFrontendFalls(CorruptingProxy):

@@ -10,32 +10,51 @@ from fixtures.basics.errors import BringUpFailed
 from fixtures.benchmark.knee import Knee, Loaded, knee
 from fixtures.benchmark.sending import Sender, Sent
 from fixtures.benchmark.sizes import Sizes, sizes_of
+from fixtures.load.point import Point
+from fixtures.load.workloads import Part, Workload
 from fixtures.product.deployments.deployment import Deployment, Equipment
 from fixtures.run import Run
 from tests_by_module.module_12_benchmarking.loads import RATES, RECOVERS_AT, Arriving, Loads
 
 WARM_CHECK, KNEE_CHECK = "M12-01", "M12-04"
 WARM_REQUESTS = 16  # for each worker
+SIDE_BY_SIDE = 100
 
 
 @pytest.fixture(scope="package")
 def target(run: Run, deployment: Deployment, client: Equipment) -> Target:
     """The frontend, as the client's node reaches it."""
-    sending = run.at("module_12.client", client)
     nodes = tuple(each.node for each in run.equipment().values())
-    url = run.at("module_12.url", deployment.load_url)
-    return Target(sending, (url,), deployment.settings.model_name, nodes, {url: "frontend"})
+    url = deployment.load_url
+    return Target(client, (url,), deployment.settings.model_name, nodes, {url: "frontend"})
 
 
 @pytest.fixture(scope="package")
-def loads(run: Run, deployment: Deployment, target: Target) -> Loads:
-    return Loads(run, Sender(deployment, target.client, target.urls[0]))
+def loads(run: Run, deployment: Deployment, client: Equipment) -> Loads:
+    """Those of the warm-up, of the sweep and of the open loop."""
+    sending, url = run.at("module_12.client", client), run.at("module_12.url", deployment.load_url)
+    return Loads(run, Sender(deployment, sending, url))
+
+
+@pytest.fixture(scope="package")
+def shapes(run: Run, deployment: Deployment, client: Equipment) -> Loads:
+    """Loads of other shapes."""
+    return Loads(run, Sender(deployment, client, run.at("module_12.url_of_shapes", deployment.load_url)))
 
 
 @pytest.fixture(scope="package")
 def sizes(profile: str) -> Sizes:
     """How long and how many requests are."""
     return sizes_of(profile)
+
+
+@pytest.fixture(scope="package")
+def side_by_side(sizes: Sizes) -> Part:
+    """What AIPerf and our client both send: enough requests for p95, at a load far below the knee."""
+    lengths = {"input_tokens": (sizes.input_tokens,), "output_tokens": sizes.output_tokens, "spread": sizes.spread}
+    concurrency = sizes.concurrency[1]
+    workload = Workload(**lengths, concurrency=(concurrency,), requests=SIDE_BY_SIDE)
+    return Part(Point(workload="side by side", input_tokens=sizes.input_tokens, concurrency=concurrency), workload)
 
 
 @pytest.fixture(scope="package")

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from fixtures.load.request import Request
 from fixtures.plants.plant import Plant, SettingsPlant, point
+from fixtures.plants.processes import MegabyteOfEach, WithoutPrefixCaching
 from fixtures.plants.proxy import COMPLETIONS, Chunk, CorruptingProxy, Events, Exchange
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -220,3 +221,61 @@ class RequestsHeldNowAndThen(OnTheWay):
         if request.path in COMPLETIONS and not next(self._asked) % 8:
             await asyncio.sleep(1.2)
         return await request.read()
+
+
+class HeadsComputedAgain(OnOneMachine, WithoutPrefixCaching):
+    """No worker keeps what it has computed of a prompt."""
+
+    catches = {"M12-13": "cached_percent", "M12-14": "cached_of_promised"}
+    nightly = True
+
+
+class LeftRequestsGoOn(CorruptingProxy, OnOneMachine):
+    """A proxy before the frontend goes on with a request for eight seconds after its client has left."""
+
+    catches = {"M12-15": "in flight are"}
+    nightly = True
+    lingers_s = 8.0
+
+    def serving(self, deployment: ManagedDeployment) -> None:
+        super().serving(deployment)
+        self.proxy_url = deployment.request_url
+
+    @point("module_12.url_of_shapes")
+    def through(self, url: str) -> str:
+        return self.proxy_url
+
+
+class AiperfCountsItself(OnOneMachine):
+    """AIPerf counts tokens with a tokenizer instead of taking the server's counts."""
+
+    catches = {"M12-11": "usage_discrepancy_count"}
+    nightly = True
+
+    @point("module_12.aiperf_options")
+    def without_usage(self, options: list[str]) -> list[str]:
+        return [each for each in options if each != "--use-server-token-count"]
+
+
+class ClientBeginsLate(Plant):
+    """The second of two clients begins to send half a second after the first."""
+
+    catches = {"M12-16": "the clients began"}
+    nightly = True
+    inventory = "lab-benchmark"
+
+    @point("module_12.clients_late_s")
+    def late(self, late_s: list[float]) -> list[float]:
+        return [*late_s[:-1], 0.5]
+
+
+class MegabyteKeptUnderLoad(MegabyteOfEach, OnOneMachine):
+    """The frontend runs below a process that keeps a megabyte for each request that the frontend counts."""
+
+    catches = {"M12-17": "memory_mb_a_1000_requests"}
+    nightly = True
+
+
+NOT_PLANTED = {
+    "M12-12": "It runs at night only, and plants are held against short forms. What AIPerf sees is proven with M12-11.",
+}

@@ -1,0 +1,154 @@
+"""Other shapes of load: prompts that share a head, a trace that is replayed, and clients that leave."""
+
+from dataclasses import replace
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
+from fixtures.benchmark.replay import replayed
+from fixtures.benchmark.sending import Sent, mean
+from fixtures.benchmark.sizes import Sizes
+from fixtures.clients import prometheus
+from fixtures.load.plan import LoadPlan
+from fixtures.load.request import LEFT, Request
+from fixtures.load.traces import Traces, mooncake_lines
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.run import Run
+from tests_by_module.module_12_benchmarking.loads import Loads
+
+pytestmark = [
+    pytest.mark.needs("managed", why="next_to"),
+    pytest.mark.needs("quiet"),
+    pytest.mark.performance,
+]
+# how long a head is that prompts share, in prompts of the sweep, and how much of a prompt it is
+LONG, SHARED = 8, 0.75
+TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
+# what a client asks for that leaves after so many chunks: seconds of decoding that nobody waits for
+LEAVES_AFTER, NEVER_WANTED_TOKENS, LEAVERS = 3, 2000, 32
+FREED_WITHIN_S = 5
+
+
+def cached(request: Request) -> int:
+    """Tokens of its prompt that the server says it had."""
+    return int(((request.usage or {}).get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+
+
+@check(
+    "M12-13",
+    judged="prompts that share one of two heads of 75 % of their length, against as many of the same length that share "
+    "nothing: the share of prompt tokens that usage reports as cached, and TTFT",
+    evidence="table",
+    by_hand="aiperf profile --num-prefix-prompts 2 --prefix-prompt-length 384",
+)
+def test_shared_prefixes_are_computed_once(
+    run: Run, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+):
+    """Of prompts that share a head, the head is computed once."""
+    length = LONG * sizes.input_tokens
+    own = replace(sizes.at_once(sizes.concurrency[1], run.seed + 300), prompt_tokens=(length, length))
+    shared = replace(own, seed=own.seed + 1, shared_prefixes=(2, round(SHARED * length)))
+    alone, together = shapes.send("prompts of their own", own), shapes.send("prompts that share a head", shared)
+    rows = [
+        (each.name, len(each.completed), mean(each.ttft_ms), sum(map(cached, each.completed)), length)
+        for each in (alone, together)
+    ]
+    evidence.table("shared prefixes", ["load", "completed", "TTFT, ms", "cached tokens", "tokens of a prompt"], rows)
+    prompts = length * len(together.completed)
+    measure("cached_percent", 100 * sum(map(cached, together.completed)) / prompts, n=len(together.completed))
+    measure("cached_percent_of_own", 100 * sum(map(cached, alone.completed)) / prompts, n=len(alone.completed))
+    first, other = mean(together.ttft_ms), mean(alone.ttft_ms)
+    measure("ttft_shared_of_own", first / other if first and other else None, n=len(together.completed))
+    measure.judge()
+
+
+@check(
+    "M12-14",
+    judged="24 requests of a trace in Mooncake's format, four times as fast as it has them, each when it is due: all "
+    "completed with the prompts' own tokens, how late they were sent, and the cached tokens over those that the "
+    "trace's hash ids promise",
+    evidence="table",
+    by_hand="aiperf profile --custom-dataset-type mooncake_trace --fixed-schedule --input-file TRACE",
+)
+@pytest.mark.needs("kv_router")
+def test_trace_is_replayed_on_its_schedule(
+    run: Run, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+):
+    """A trace is replayed when it says, and what its requests share is found in the workers' caches."""
+    cards = [worker.card for worker in deployment.registered_workers() if worker.card]
+    block_size = int(require(cards, "a model card")[0]["kv_cache_block_size"])
+    traces = Traces(block_size, run.seed, run.run_id)
+    lines = mooncake_lines(run.seed, TRACE_REQUESTS, output_length=sizes.output_tokens)
+    plan, promised = replayed(lines, traces, sizes.within_s, TRACE_SPEED)
+    sent = shapes.send("trace", plan)
+    late_ms = [1000 * (each.sent_at_s - each.due_at_s) for each in sent.requests]
+    rows = [
+        (each.number, each.due_at_s, late, len(prompt), (each.usage or {}).get("prompt_tokens"), cached(each), hit)
+        for each, late, (_, prompt, _), hit in zip(sent.requests, late_ms, plan.trace, promised, strict=True)
+    ]
+    header = ["request", "due at s", "late, ms", "prompt tokens", "usage", "cached", "promised"]
+    evidence.table("the trace", header, rows)
+    wrong = Findings([str(each) for each in sent.requests if each not in sent.completed][:3])
+    off = [row for row in rows if row[3] != row[4]]
+    wrong.extend(f"request {row[0]} has a prompt of {row[3]} tokens, and usage has {row[4]}" for row in off[:3])
+    wrong.judge()
+    measure("sent_late_ms", max(late_ms), n=len(late_ms))
+    measure("cached_of_promised", sum(map(cached, sent.completed)) / sum(promised), n=len(sent.completed))
+    measure.judge()
+
+
+@check(
+    "M12-15",
+    judged="32 clients ask for 2000 tokens and leave after three chunks: the workers' gauges of requests in flight are "
+    "0 within 5 s, and a request right after it waits no longer for its first token than one before",
+    evidence="table",
+    by_hand="aiperf profile --request-cancellation-rate 100; curl WORKER/metrics | grep inflight",
+)
+def test_cancelled_requests_are_freed(
+    run: Run, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+):
+    """What clients have left is not computed on: its places are free for others at once."""
+    one = sizes.at_once(1, run.seed + 320)
+    before = shapes.send("before", one)
+    gone = LoadPlan(
+        seed=run.seed + 321,
+        prompt_tokens=one.prompt_tokens,
+        output_tokens=(NEVER_WANTED_TOKENS, NEVER_WANTED_TOKENS),
+        within_s=sizes.within_s,
+        concurrency=LEAVERS,
+        count=LEAVERS,
+        leave_after_chunks=LEAVES_AFTER,
+    )
+    left = shapes.send("clients that leave", gone)
+    after = shapes.send("right after", replace(one, seed=run.seed + 322))
+    stayed = [str(each) for each in left.requests if each.outcome != LEFT]
+    Findings(stayed[:3]).judge(f"{len(stayed)} of {LEAVERS} clients could not leave")
+    freed = Deadline(FREED_WITHIN_S, "the workers to have nothing in flight")
+
+    def look() -> tuple[bool | None, object]:
+        flying = in_flight(deployment)
+        return (None if any(flying.values()) else True), f"in flight are {flying}"
+
+    wait_until(look, freed)
+    rows = [(each.name, len(each.requests), mean(each.ttft_ms)) for each in (before, left, after)]
+    evidence.table("before and after", ["load", "requests", "TTFT, ms"], rows)
+    first, last = mean(before.ttft_ms), mean(after.ttft_ms)
+    measure("ttft_after_leaving_ratio", last / first if first and last else None, n=len(after.completed))
+    measure.judge()
+
+
+def in_flight(deployment: Deployment) -> dict[str, float]:
+    """Requests that each worker says it serves at this moment."""
+    dialect = deployment.settings.dialect
+    return {
+        worker.hex_id: prometheus.scrape(deployment.reach(f"{worker.system_url}/metrics")).total_or_zero(
+            dialect.metrics.worker_in_flight, dynamo_endpoint=dialect.worker_endpoint
+        )
+        for worker in deployment.registered_workers()
+        if worker.system_url
+    }
