@@ -9,9 +9,11 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.benchmark.accounts import wrong_with
-from fixtures.benchmark.chart import curve
+from fixtures.benchmark.chart import curve, pareto
 from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import Sent, by_worker_itl_ms, mean, tail
+from fixtures.benchmark.slo import named
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
 
 pytestmark = [
@@ -79,11 +81,11 @@ def test_every_request_and_token_is_accounted_for(
     "M12-04",
     judged="the concurrency of the greatest power (throughput over response time), with lower and higher ones "
     "measured; throughput there, and what of it is held at the highest concurrency",
-    evidence="curve, table",
+    evidence="curve, Pareto picture, table",
     by_hand="aiperf profile --concurrency N, for N = 1, 4, 16 …",
 )
 def test_knee_is_found_and_throughput_is_held_beyond_it(
-    sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure
+    inventory: Inventory, sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure
 ):
     """The sweep finds the knee, and beyond it throughput does not collapse."""
     rows = [
@@ -92,6 +94,12 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
     ]
     evidence.table("sweep", ["load", "requests/s", "tokens/s", "TTFT, ms", "ITL, ms", "latency p95, ms"], rows)
     evidence.svg("throughput and latency", curve(sweep, found_knee))
+    level = inventory.cluster.dynamo_slo
+    tpot_ms = named(level, inventory.path).tpot_ms if level else None
+    gpus = sum(len(spec.dynamo_gpus) for spec in inventory.with_role("worker"))
+    workers = sum(len(spec.worker_types) for spec in inventory.nodes)
+    units, unit = (gpus, "GPU") if gpus else (max(1, workers), "worker")
+    evidence.svg("users and deployment", pareto(sweep, found_knee, units, unit, tpot_ms))
     at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
     highest = found_knee.at.requests_per_s
     measure("knee_concurrency", found_knee.at.concurrency, n=len(sweep))
