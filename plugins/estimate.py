@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.basics.check_source import TESTS
 from fixtures.times.estimate import Asked, earlier, said
+from plugins.allocation import require_time
 from plugins.output import say
 from plugins.record import Recorder, recorder_of
 
@@ -40,8 +41,10 @@ def tell(recorder: Recorder) -> None:
         frozenset((check["id"], check["case"]) for check in checks),
         settings.distributing,
     )
-    if line := said(earlier(settings.report_dir.parent, asked)):
+    took_s = earlier(settings.report_dir.parent, asked)
+    if line := said(took_s):
         say(recorder.config, line)
+    require_time(recorder.config, took_s)
 
 
 @pytest.hookimpl(trylast=True)

@@ -17,6 +17,7 @@ from fixtures.basics.check_source import TESTS, KnownCheck, SiteChecks, read_che
 from fixtures.basics.measurement import Threshold
 from fixtures.basics.redact import hide
 from fixtures.basics.thresholds import ThresholdError, Thresholds, load_thresholds
+from plugins import allocation
 from plugins.checks import OF_A_SITE, required_ids
 from plugins.output import print_lines
 from plugins.plants import load_plants, plant_of
@@ -172,6 +173,8 @@ def pytest_configure(config: pytest.Config) -> None:
     known, complete = read_checks(config.rootpath, site)
     workerinput = getattr(config, "workerinput", {})
     handed = workerinput.get("acceptance")  # what the xdist controller decided
+    if not handed:
+        allocation.require(config, inventory)
     run_id = handed["run_id"] if handed else f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     config.stash[SETTINGS] = settings = Settings(
         inventory=inventory,

@@ -9,8 +9,9 @@ import pytest
 
 from fixtures.tests.conftest import mark_fast, only_at_night
 from fixtures.tests.here import short_path
+from fixtures.tests.slurm import slurm
 
-__all__ = ["short_path"]
+__all__ = ["short_path", "slurm"]
 
 ROOT = Path(__file__).parents[2]
 
