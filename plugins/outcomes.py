@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import pytest
@@ -127,7 +127,7 @@ def pytest_runtest_makereport(
         _show(report, outcome, reason)
     elif report.when == "call" and state.returned and state.outcome is None:
         state.outcome = "passed"
-    if state.outcome == "passed" and report.when == "call" and (defects := _known_defects(item)):
+    if state.outcome == "passed" and report.when == "call" and (defects := _known_defects(item, all)):
         state.outcome = "failed"
         known = (f"{each['issue']} ({each['reason']}) is said to hold for {each['versions']}" for each in defects)
         state.reason = f"unexpectedly passes: {'; '.join(known)}"
@@ -207,13 +207,16 @@ def _last_line(report: pytest.TestReport) -> str:
     return lines[-1] if lines else ""
 
 
-def _known_defects(item: pytest.Item) -> list[dict[str, Any]]:
-    """The item's known defects that are said to hold for the version and the engines under test."""
+def _known_defects(item: pytest.Item, of: Callable[[Iterable[bool]], bool] = any) -> list[dict[str, Any]]:
+    """The item's known defects that are said to hold for the engines under test and for `any` or `all` of its versions:
+    where frontends and workers are of two, it is not known whose defect it is."""
     marked, settings = each_arguments(item, "known_defect"), settings_of(item.config)
     if not marked or settings is None:
         return []
-    version, engines = item.config.stash[RUN].product_version(), {each.engine for each in settings.inventory.engines}
-    return [it for it in marked if covers(it["versions"], version) and it.get("engine") in (None, *engines)]
+    run, engines = item.config.stash[RUN], {each.engine for each in settings.inventory.engines}
+    under_test = {run.product_version(), run.worker_version()}
+    holds = [it for it in marked if of(covers(it["versions"], version) for version in under_test)]
+    return [it for it in holds if it.get("engine") in (None, *engines)]
 
 
 def _show(report: pytest.TestReport, outcome: str, reason: str) -> None:

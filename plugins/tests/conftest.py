@@ -112,6 +112,8 @@ class FakeRun:
         }
     def product_version(self):
         return "1.6.1"
+    def worker_version(self):
+        return os.environ.get("FAKE_WORKER_VERSION", "1.6.1")
     def answers(self):
         return FakeAnswers()
     def kept(self):

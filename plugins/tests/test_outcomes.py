@@ -261,3 +261,30 @@ def test_outside_tests_by_module_pytest_keeps_its_own_exit_status(suite):
     assert not (suite.path / "reports").exists()
     assert suite.run(".").ret == 1  # together with the checks: a failure there is no acceptance
     assert "elsewhere/test_x.py::test_x" in suite.record()["problems"][0]
+
+
+def test_where_versions_are_mixed_a_defect_of_either_may_show_and_need_not(suite, monkeypatch):
+    monkeypatch.setenv("FAKE_WORKER_VERSION", "1.5.1")
+    suite.module(
+        0,
+        """
+        import pytest
+
+        OF_ONE = pytest.mark.known_defect(issue="dynamo#1", versions="<1.6", shows="lost", reason="loses it")
+        OF_BOTH = pytest.mark.known_defect(issue="dynamo#2", versions="<1.7", shows="lost", reason="loses it")
+
+        @pytest.mark.check("M00-01")
+        @OF_ONE
+        def test_shows(): assert 0, "lost"
+
+        @pytest.mark.check("M00-02")
+        @OF_ONE
+        def test_does_not_show(): pass
+
+        @pytest.mark.check("M00-03")
+        @OF_BOTH
+        def test_of_both_does_not_show(): pass
+        """,
+    )
+    suite.run()
+    assert suite.outcomes() == {"M00-01": "known_defect", "M00-02": "passed", "M00-03": "failed"}

@@ -175,8 +175,8 @@ def reached_by_everyone(found: list[Component], deployment: Deployment) -> list[
 @pytest.mark.needs("worker_port")
 def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evidence: Evidence):
     """Every serving process runs the declared version of Dynamo; etcd and NATS report their versions."""
-    declared = run.product_version()
-    dynamo = [c for c in picture.components if c.found and c.kind in ("frontend", "worker")]
+    declared = {"frontend": run.product_version(), "worker": run.worker_version()}
+    dynamo = [c for c in picture.components if c.found and c.kind in declared]
     assert dynamo, "no frontend or worker was found: nothing to look at"
     evidence.table(
         "versions",
@@ -190,7 +190,9 @@ def test_live_processes_run_the_declared_version(picture: Picture, run: Run, evi
             "package, and only to its own user and to root; a server reports it on request"
         )
     wrong = [
-        f"{c.id} on {c.node}: expected ai-dynamo {declared}, got {c.version}" for c in dynamo if c.version != declared
+        f"{c.id} on {c.node}: expected ai-dynamo {declared[c.kind]}, got {c.version}"
+        for c in dynamo
+        if c.version != declared[c.kind]
     ]
     Findings(wrong).judge()
 

@@ -37,12 +37,14 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
     """On every node the packages that the inventory pins are installed in exactly the pinned versions."""
     rows, wrong = [], Findings()
     for name, equipment in run.equipment().items():
-        pins = inventory.runtime(inventory.node(name).dynamo_runtime).packages
-        for package, pinned in pins.items():
-            found = equipment.runtime.versions.get(package)
-            rows.append([name, package, pinned, found or "absent"])
-            if found != pinned:
-                wrong.add(f"{name}: expected {package} {pinned} in {equipment.runtime.path}, got {found or 'none'}")
+        spec = inventory.node(name)
+        of_workers = [(spec.worker_runtime, equipment.worker_runtime)] if equipment.worker_runtime else []
+        for declared, runtime in [(spec.dynamo_runtime, equipment.runtime), *of_workers]:
+            for package, pinned in inventory.runtime(declared).packages.items():
+                found = runtime.versions.get(package)
+                rows.append([name, package, pinned, found or "absent"])
+                if found != pinned:
+                    wrong.add(f"{name}: expected {package} {pinned} in {runtime.path}, got {found or 'none'}")
     evidence.table("packages", ["node", "package", "pinned", "installed"], rows)
     assert rows, "the inventory pins no package: nothing to compare"
     wrong.judge()

@@ -68,7 +68,7 @@ def test_cards_name_the_files_of_the_inventorys_model(
 
 def declared(inventory: Inventory, config: Mapping[str, Any], generation: Mapping[str, Any]) -> Truths:
     """What an engine of this inventory serves of a model; its length is the runtime's where that sets one."""
-    runtime = inventory.runtime(inventory.with_role("worker")[0].dynamo_runtime)
+    runtime = inventory.runtime(inventory.with_role("worker")[0].worker_runtime)
     shape = config.get("text_config", config)
     return {
         CONTEXT: runtime.settings.max_model_len or shape.get("max_position_embeddings"),
@@ -116,7 +116,7 @@ def test_lengths_are_those_of_the_inventorys_model(
         told[f"worker {worker}"] = declared(inventory, *served) | {CONTEXT: card.get("context_length")}
     rows = [[who, *(lengths.get(name) for name in truths)] for who, lengths in told.items()]
     evidence.table("lengths", ["who reports", *truths], [["the inventory's model", *truths.values()], *rows])
-    runtime_sets_it = inventory.runtime(inventory.with_role("worker")[0].dynamo_runtime).settings.max_model_len
+    runtime_sets_it = inventory.runtime(inventory.with_role("worker")[0].worker_runtime).settings.max_model_len
     wrong = Findings()
     for who, lengths in told.items():
         for name, length in lengths.items():

@@ -32,7 +32,8 @@ def more_frontends(
     """Frontends with these arguments for the deployment's workers, serving, by name: where they are reached."""
     beside, there = deployment.frontend, {}
     for name, given in arguments.items():
-        settings = deployment.stages.settings("frontend", deployment.settings.but(frontend_args=tuple(given)))
+        like = deployment.settings.but(frontend_args=tuple(given), dialect=beside.settings.dialect)
+        settings = deployment.stages.settings("frontend", like)
         there[name] = Frontend(f"{deployment.prefix}frontend-{name}", beside.node, beside.runtime, settings)
     urls = {name: each.node.reach(each.url) for name, each in there.items()}
     worker = deployment.registered_workers()[0].instance_id
