@@ -12,13 +12,17 @@ SIZES = {"tensor": "--tensor-parallel-size", "pipeline": "--pipeline-parallel-si
 EXPERTS = "--enable-expert-parallel"
 
 
+def declared_layout(args: Sequence[str]) -> Layout:
+    """The ranks that an engine's arguments ask for."""
+    told = flags(args)
+    return Layout(**{name: int(told.get(flag, 1)) for name, flag in SIZES.items()}, expert=EXPERTS in args)
+
+
 def declared_mistakes(counted: Fit, args: Sequence[str]) -> Iterator[str]:
     """Why vLLM refuses the declared ranks or length for this model, a sentence each."""
-    told = flags(args)
-    sizes = {name: int(told.get(flag, 1)) for name, flag in SIZES.items()}
-    yield from cannot(counted.model.config, counted.scheme, Layout(**sizes, expert=EXPERTS in args))
+    yield from cannot(counted.model.config, counted.scheme, declared_layout(args))
     most = counted.model.config.max_position_embeddings
-    if (longest := int(told.get("--max-model-len", most))) > most:
+    if (longest := int(flags(args).get("--max-model-len", most))) > most:
         yield f"--max-model-len is {longest}, and {counted.model.name} was made for {most} tokens"
 
 

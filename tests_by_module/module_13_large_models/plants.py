@@ -152,4 +152,10 @@ class WeightsCutOff(DamagedWeights):
     DAMAGE = "path.write_bytes(data[:-1000])"
 
 
-NOT_PLANTED: dict[str, str] = {}
+NOT_PLANTED = {
+    "M13-12": "A slow start is judged as in module 03, where `engine_starts_slowly` shows that it is noticed.",
+    **dict.fromkeys(
+        ("M13-20", "M13-21"), "Never run on a GPU. Their judges are tested in fixtures/tests/test_fit_roofline.py."
+    ),
+    "M13-14": "Every version that was run fails it without a plant: `rotary_cure_taken_away` is what it would find.",
+}

@@ -7,15 +7,20 @@ from typing import Any
 from fixtures.basics.errors import CouldNotLook, NotOffered
 from fixtures.cluster.inventory.machines import Machine, machines
 from fixtures.cluster.inventory.model import EngineSettings, Inventory, NodeSpec
-from fixtures.fit.budget import Engine, Model
+from fixtures.fit.budget import Engine, Model, budget
+from fixtures.fit.layout import Layout
+from fixtures.fit.loaded import Compared, compare, read_text
 from fixtures.fit.machines import GIB, found, processors
 from fixtures.fit.model_config import FitError, config_of
 from fixtures.fit.models import SERVED, model
 from fixtures.fit.plans import Fit, fit
+from fixtures.fit.quantization import declared as scheme
 from fixtures.fit.screen import blocked_lines, layout_lines, sum_lines
 from fixtures.fit.tensors import tensors_of
+from fixtures.product.deployments.ranks import Spread, spread_of
 from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.run import Run
+from tests_by_module.module_13_large_models.over_nodes import Seen
 
 # of a request that must fit, where the runtime does not say how long one may be
 CONTEXT = 8192
@@ -38,7 +43,7 @@ class Declared:
 
         With the mocker nothing is needed, unless a model is asked about.
         """
-        runtime = inventory.runtime(node.dynamo_runtime)
+        runtime = inventory.runtime(node.worker_runtime)
         if runtime.engine == "mocker" and not inventory.cluster.dynamo_large_models:
             return 0
         if self.machine.has_gpu:
@@ -56,7 +61,7 @@ def declared(run: Run) -> Declared:
     """What the inventory declares, on the machines that the probes found. Raises CouldNotLook where they differ."""
     inventory, facts = run.inventory, run.facts()
     nodes = inventory.with_role("worker")
-    spec = inventory.runtime(nodes[0].dynamo_runtime)
+    spec = inventory.runtime(nodes[0].worker_runtime)
     settings = run.at("module_13.settings", spec.settings if spec.engine == "vllm" else EngineSettings())
     kinds = [_machine(node, facts[node.name], settings) for node in nodes]
     names = {f"{each.gpus} x {each.gpu}" for each in kinds}
@@ -88,6 +93,16 @@ def wanted(run: Run, name: str) -> Model:
     return model(name) if name != SERVED else served(run)
 
 
+def named(run: Run, name: str) -> str:
+    """The model of the inventory's of that name, or the one that the first worker serves."""
+    return run.inventory.with_role("worker")[0].dynamo_model if name == SERVED else name
+
+
+def spread_models(run: Run) -> tuple[str, ...]:
+    """Names of the models that are served over the nodes."""
+    return run.inventory.cluster.dynamo_spread_models or (named(run, SERVED),)
+
+
 def served(run: Run) -> Model:
     """As its config.json on the node of the first worker says."""
     node = run.inventory.with_role("worker")[0]
@@ -109,3 +124,17 @@ def arithmetic(counted: Fit) -> Iterator[str]:
     yield from sum_lines(counted, counted.first)
     yield from () if counted.fits else blocked_lines(counted)
     yield from layout_lines(counted)
+
+
+def compared_with_log(run: Run, declared: Declared, seen: Seen) -> list[Compared]:
+    """What each rank's log says next to the prediction for its model and layout; the fullest rank counts."""
+    node = run.inventory.with_role("worker")[0].name
+    equipment = run.with_model(run.equipment()[node], seen.model)
+    config = config_of(equipment.model_files(only_texts=True).config, f"config.json of {seen.model}")
+    wanted = Model(seen.model, equipment.model.path, config, tensors_of(config), "config.json")
+    spread = spread_of(seen.layout, len(declared.nodes), declared.machine.gpus) or Spread()
+    engine = Engine.of(declared.settings, declared.context(config.max_position_embeddings))
+    layout = Layout(spread.tensor, spread.pipeline)
+    predicted = budget(wanted, scheme(config, engine.dtype), layout, declared.machine, engine)
+    text = run.at("module_13.log", "\n".join(seen.logs.values()))
+    return compare(predicted, read_text(text, f"the log of {seen.model}"))

@@ -70,7 +70,7 @@ def test_launches_have_no_known_mistake(counted: Fit, declared: Declared, eviden
 def test_engines_keep_kv_alike(declared: Declared, inventory: Inventory, run: Run, evidence: Evidence):
     """Engines that may hand KV to each other keep it in the same form."""
     engines = {
-        node.name: run.at("module_13.engine", inventory.runtime(node.dynamo_runtime).settings, node=node)
+        node.name: run.at("module_13.engine", inventory.runtime(node.worker_runtime).settings, node=node)
         for node in declared.nodes
     }
     rows, wrong = other_kv(engines)
