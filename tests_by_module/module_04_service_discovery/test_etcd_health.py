@@ -11,6 +11,7 @@ from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.percentiles import LEAST_N
 from fixtures.clients import prometheus
 from fixtures.clients.etcd import Etcd
 from fixtures.product.deployments.deployment import Deployment
@@ -30,8 +31,8 @@ EVERY_S = 0.02
 
 @check(
     "M04-11",
-    judged="100 writes over two seconds (attached: reads, which wait for a majority as well), the disk's fsync times, "
-    "how many fsyncs a write has, changes of leader (attached: meanwhile, fsyncs where others write 50 times)",
+    judged="100 writes over two seconds (attached: reads, which wait for a majority as well), the disk's times of 1000 "
+    "fsyncs, how many fsyncs a write has, changes of leader (attached: meanwhile, fsyncs where others write 50 times)",
     evidence="measurements",
     by_hand="curl ETCD/metrics | grep -E 'wal_fsync|leader_changes'",
     causes=[25],
@@ -51,6 +52,8 @@ def test_etcd_is_fast_enough_for_its_leases(etcd: Etcd, deployment: Deployment, 
         fsyncs_of = meanwhile if meanwhile.total(COMMITTED) >= WRITES else None  # others write
     else:
         times_ms = asked_ms(lambda: etcd.put(KEY, "1"))
+        for _ in range(LEAST_N[99] - int(metrics(etcd).total(f"{FSYNC}_count"))):
+            etcd.put(KEY, "1")
         etcd.delete(KEY)
         fsyncs_of = metrics(etcd)
         meanwhile = fsyncs_of.since(before)
@@ -61,7 +64,8 @@ def test_etcd_is_fast_enough_for_its_leases(etcd: Etcd, deployment: Deployment, 
         writes = int(meanwhile.total(COMMITTED))
         measure("fsyncs_a_write", meanwhile.total(f"{FSYNC}_count") / writes, n=writes)
         fsync_s, fsyncs = fsyncs_of.quantile(FSYNC, 0.99)
-        measure("wal_fsync_ms_p99", fsync_s * 1000, n=fsyncs)
+        if fsyncs >= LEAST_N[99]:
+            measure("wal_fsync_ms_p99", fsync_s * 1000, n=fsyncs)
     measure.judge()
 
 
