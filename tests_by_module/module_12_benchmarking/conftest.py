@@ -11,6 +11,7 @@ from fixtures.benchmark.knee import Knee, Loaded, knee
 from fixtures.benchmark.sending import Sender, Sent
 from fixtures.benchmark.sizes import Sizes, sizes_of
 from fixtures.load.point import Point
+from fixtures.load.refused import by_idle_workers
 from fixtures.load.workloads import Part, Workload
 from fixtures.product.deployments.deployment import Deployment, Equipment
 from fixtures.run import Run
@@ -62,14 +63,9 @@ def warm(run: Run, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
     """The first requests, which are no part of any number. Raises BringUpFailed when a worker served none of them."""
     workers = len(deployment.registered_workers())
     plan = sizes.at_once(2 * max(1, workers), run.seed)
-    sent = loads.send("warm-up", replace(plan, count=WARM_REQUESTS * max(1, workers)))
-    idle = [f"{worker:x}" for worker, served in sent.workers.items() if served <= 0]
-    if idle or not sent.workers:
-        raise BringUpFailed(
-            WARM_CHECK,
-            f"worker {', '.join(idle) or '(none counts)'} served none of the {len(sent.requests)} requests of the "
-            "warm-up: a measurement would be of the others alone",
-        )
+    sent = loads.send("warm-up", replace(plan, count=WARM_REQUESTS * max(1, workers)), measured=False)
+    if idle := by_idle_workers({f"{worker:x}": served for worker, served in sent.workers.items()}):
+        raise BringUpFailed(WARM_CHECK, *idle)
     return sent
 
 

@@ -20,10 +20,10 @@ class Loads:
     run: Run
     sender: Sender
 
-    def send(self, name: str, plan: LoadPlan) -> Sent:
+    def send(self, name: str, plan: LoadPlan, *, measured: bool = True) -> Sent:
         """Raises BringUpFailed where the client was the bottleneck: then nothing that it saw is a number."""
         try:
-            sent = self.sender.send(name, plan)
+            sent = self.sender.send(name, plan, measured=measured)
         except ClientStarved as error:
             raise BringUpFailed(CLIENT_CHECK, str(error)) from None
         return replace(sent, requests=self.run.at("module_12.records", sent.requests, name=name))

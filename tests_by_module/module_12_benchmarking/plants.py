@@ -49,7 +49,7 @@ class OnTheWay(CorruptingProxy, OnOneMachine):
 class WorkerNotAsked(OnTheWay):
     """A proxy before the frontend gives all requests to one of the workers."""
 
-    catches = {"M12-01": "served none of the"}
+    catches = {"M12-01": "not every worker served"}
 
     def serving(self, deployment: ManagedDeployment) -> None:
         self.chosen = next(iter(deployment.registered_as.values()))
@@ -62,7 +62,7 @@ class WorkerNotAsked(OnTheWay):
 class ClientShort(OnOneMachine):
     """The client that measures shares its interpreter with a thread that never rests."""
 
-    catches = {"M12-02": "of its core"}
+    catches = {"M12-02": "the client was the bottleneck"}
 
     @point("module_12.client")
     def starved(self, client: Equipment) -> Equipment:
@@ -75,6 +75,7 @@ class RecordsDropped(OnOneMachine):
     """The client forgets one in twenty of the requests of the sweep, as one that drops those that failed."""
 
     catches = {"M12-03": "are in the records"}
+    nightly = True
 
     @point("module_12.records")
     def without_some(self, requests: Sequence[Request], name: str) -> Sequence[Request]:

@@ -22,37 +22,8 @@ pytestmark = [
     pytest.mark.performance,
 ]
 PARTS = 5
+LATENCY = "latency_from_due_ms"
 TOLD = 5  # sentences on requests that are alike
-
-
-@pytest.mark.smoke
-@check(
-    "M12-01",
-    judged="each worker's own counter of requests over 16 requests for each worker, before anything is measured; else "
-    "there is no number at all",
-    evidence="table of workers",
-    by_hand="curl WORKER/metrics before and after a few requests",
-)
-def test_every_worker_serves_before_the_measurement(warm: Sent, evidence: Evidence, measure: Measure):
-    """Every worker has served requests before the measurement begins."""
-    evidence.table("the warm-up", ["worker", "requests"], [(f"{worker:x}", n) for worker, n in warm.workers.items()])
-    measure("least_served", min(warm.workers.values()), n=len(warm.workers))
-    measure.judge()
-
-
-@check(
-    "M12-02",
-    judged="the client's share of its core and how late it sent, at each point of the sweep; a client that is the "
-    "bottleneck is refused, and with it every number",
-    evidence="table",
-    by_hand="top -p PID of the client",
-)
-def test_client_is_not_the_bottleneck(sweep: Sequence[Sent], evidence: Evidence, measure: Measure):
-    """The client that measures has processor time to spare at every load."""
-    rows = [(s.name, s.client.cpu_share_max, 1000 * s.client.late_s_max, s.client.most_in_flight) for s in sweep]
-    evidence.table("the client", ["load", "share of its core, at most", "late, ms at most", "in flight"], rows)
-    measure("client_cpu_percent", max(100 * each.client.cpu_share_max for each in sweep), n=len(sweep))
-    measure.judge()
 
 
 @check(
@@ -89,7 +60,14 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
 ):
     """The sweep finds the knee, and beyond it throughput does not collapse."""
     rows = [
-        (s.name, s.requests_per_s, s.tokens_per_s, mean(s.ttft_ms), mean(s.itl_ms), tail(s.latency_ms, 95) or "too few")
+        (
+            s.name,
+            s.requests_per_s,
+            s.tokens_per_s,
+            mean(s.ttft_ms),
+            mean(s.itl_ms),
+            s.tail(LATENCY, 95) or "too few",
+        )
         for s in sweep
     ]
     evidence.table("sweep", ["load", "requests/s", "tokens/s", "TTFT, ms", "ITL, ms", "latency p95, ms"], rows)

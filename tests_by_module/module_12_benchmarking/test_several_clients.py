@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from fixtures.baseline.figures import percentile
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.percentiles import percentile
 from fixtures.benchmark.sending import Sent, tail, tokens
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.together import send_together

@@ -1,0 +1,50 @@
+"""What a measurement stands on: every worker is measured, and the client has time to measure."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from fixtures.basics.check import check
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.measure import Measure
+from fixtures.benchmark.sending import Sent
+from fixtures.load.refused import by_client
+
+# no figure of these is compared with another run's, so they need no nodes for themselves
+pytestmark = [pytest.mark.needs("managed", why="next_to"), pytest.mark.needs("quiet")]
+
+
+@pytest.mark.smoke
+@check(
+    "M12-01",
+    judged="each worker's own counter of requests over 16 requests for each worker, before anything is measured; else "
+    "there is no number at all",
+    evidence="table of workers",
+    by_hand="curl WORKER/metrics before and after a few requests",
+)
+def test_every_worker_serves_before_the_measurement(warm: Sent, evidence: Evidence, measure: Measure):
+    """Every worker has served requests before the measurement begins."""
+    evidence.table("the warm-up", ["worker", "requests"], [(f"{worker:x}", n) for worker, n in warm.workers.items()])
+    measure("least_served", min(warm.workers.values()), n=len(warm.workers))
+    measure.judge()
+
+
+@check(
+    "M12-02",
+    judged="at each point of the sweep the client's share of its core, how late it sent and read, and whether it "
+    "waited for a processor; at how many points its numbers are less exact than `fixtures calibrate` "
+    "says; a client that is the bottleneck is refused, and with it every number",
+    evidence="table",
+    by_hand="top -p PID of the client",
+)
+def test_client_is_not_the_bottleneck(sweep: Sequence[Sent], evidence: Evidence, measure: Measure):
+    """The client that measures has processor time to spare at every load."""
+    costs = {each.name: each.client for each in sweep}
+    rows = [(name, it.cpu_share_max, it.late_ms_p99, it.lag_ms_p99, it.waited_share) for name, it in costs.items()]
+    header = ["load", "share of its core, at most", "late, ms p99", "lag, ms p99", "waited for a processor"]
+    evidence.table("the client", header, rows)
+    beyond = [(each.name, why) for each in sweep for why in by_client(each.client)]
+    evidence.table("beyond its stated error", ["load", "why"], beyond)
+    measure("loads_beyond_stated_error", len({name for name, _ in beyond}), n=len(sweep))
+    measure("client_cpu_percent", max(100 * each.client.cpu_share_max for each in sweep), n=len(sweep))
+    measure.judge()
