@@ -10,8 +10,9 @@ from fixtures.run import Run
 
 T = TypeVar("T")
 
-# so much that what else passes an interface, such as loopback, during two looks is little beside it
-LEAST_BYTES = 256 * 2**20
+# so much that what else passes an interface, such as loopback, during two looks is little beside it; on a slow link as
+# much as it carries in that time, in which others carry little as well
+ENOUGH_BYTES, ENOUGH_S = 256 * 2**20, 20.0
 
 
 def counted(run: Run, pair: Pair, act: Callable[[], T]) -> tuple[T, list[Carried]]:
@@ -32,5 +33,6 @@ def move(pair: Pair, operation: Operation) -> tuple[int, int]:
 
     One operation at a time: counters tell what was sent and what was received, and the larger one is taken.
     """
-    times = -(-LEAST_BYTES // pair.size)
-    return times * pair.size, times * pair.done(operation, whole(pair.size), times=times)["counted"]
+    told = pair.done(operation, whole(pair.size), times=-(-ENOUGH_BYTES // pair.size), seconds=ENOUGH_S)
+    times = len(told["took_s"])
+    return times * pair.size, times * told["counted"]
