@@ -27,6 +27,14 @@ from tests_by_module.module_02_frontend.bad_requests import (
 )
 
 GROUPS = ("syntax", "types", "values", "models", "transport", "accepted")
+DEFECTS = {
+    "values": pytest.mark.known_defect(
+        issue="dynamo, not reported",
+        versions=">=1.5,<1.6",
+        shows="1 of 30 answers are not as known: a token id beyond the vocabulary: 500 instead of 400",
+        reason="A token id beyond the vocabulary is answered with 500 instead of 400.",
+    )
+}
 STALLED = 16
 # as a client behind a bad line sends: in pieces
 PIECES, BETWEEN_PIECES_S = 5, 0.1
@@ -68,7 +76,7 @@ def who_is_there(deployment: Deployment) -> dict[str, object]:
     by_hand="curl -i FRONTEND/v1/chat/completions -d '{…}'",
     causes=[65],
 )
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [pytest.param(each, marks=DEFECTS.get(each, ())) for each in GROUPS])
 def test_wrong_requests_are_refused_as_known(
     group: str, sent: BadRequestsSent, errors: ExpectedErrors, evidence: Evidence
 ):

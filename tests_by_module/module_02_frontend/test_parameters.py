@@ -60,6 +60,14 @@ def test_generation_ends_at_the_limit(limit: str, endpoint: InferenceEndpoint):
     judged="it is not in the text, finish reason `stop`, fewer tokens than the limit",
     by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": "e"}\'',
 )
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.5,<1.6",
+    shows="Internal server error|Failed to fold completions stream",
+    reason="Where a stop sequence ends a text of the mocker, the frontend takes it for a lost worker: HTTP 500, and "
+    "503 to what follows.",
+    engine="mocker",
+)
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint):
     """The text ends before the stop sequence, with the finish reason stop and before the limit."""
@@ -79,6 +87,12 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
     "M02-32",
     judged="none of five stop sequences is in any of 64 texts",
     by_hand='curl FRONTEND/v1/completions -d \'{…, "stop": ["a", "e", "i", "o", "u"]}\'',
+)
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.5,<1.6",
+    shows="HTTP 500, Failed to generate completions",
+    reason="More than four stop sequences are answered with 500 instead of 400.",
 )
 @pytest.mark.known_defect(
     issue="dynamo PR#14848",
@@ -193,7 +207,7 @@ def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoin
 )
 @pytest.mark.known_defect(
     issue="dynamo, not reported",
-    versions=">=1.6,<1.7",
+    versions=">=1.5,<1.7",
     shows="usage reports [0-9]+ prompt tokens, the tokenizer counts",
     reason="The frontend takes the character 0 out of prompts, so that the model gets another text.",
 )
