@@ -29,6 +29,8 @@ pytestmark = [
 # an outage shorter than the lease must stay clear of half of it: a lease is renewed when half of it is left
 CALM_LEASE_TTL_S, SHORT_S = 6, 1.0
 STREAM_TIMEOUT_S = 2
+# that which the bound on its recovery is for, whatever lease the inventory declares
+KILLED_LEASE_TTL_S = 3
 MIGRATION = ("--migration-limit", "1")
 SLOW_MBIT_PER_S = 2
 HANGS = pytest.mark.known_defect(
@@ -69,7 +71,7 @@ def nats_lost(run: Run, calm: ManagedDeployment) -> Loss:
 
 @pytest.fixture(scope="module")
 def worker_killed(run: Run, where: Places) -> Loss:
-    with run.own_deployment("module_08.killed", placed=where.spread) as deployment:
+    with run.own_deployment("module_08.killed", placed=where.spread, lease_ttl_s=KILLED_LEASE_TTL_S) as deployment:
         victim = deployment.workers[1]
         return lose(run, deployment, "worker_killed", Killed(victim), 1.0, victims=[victim])
 
