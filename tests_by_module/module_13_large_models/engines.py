@@ -48,7 +48,8 @@ class Engines:
 
     def _begin(self, model: str, layout: str, why: str, **changes: Any) -> Seen:
         run, answers = self._run, self._oracle(model)
-        name = "module_13." + re.sub(r"[^a-z0-9]+", "_", f"{model}-{layout}-{why}".rstrip("-"))
+        own = re.sub(r"[^a-z0-9]+", "_", f"{model}-{layout}-{why}".rstrip("-"))
+        name = f"module_13.{own}"
         before = over_nodes.available(run, self._nodes)
         try:
             with over_nodes.served(run, name, model, layout, self._devices, **changes) as deployment:
