@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.tests.conftest import mark_fast, only_at_night
+from fixtures.tests.conftest import mark_fast, name_tiers, only_at_night
 from fixtures.tests.here import short_path
 from fixtures.tests.slurm import slurm
 
 __all__ = ["short_path", "slurm"]
 
 ROOT = Path(__file__).parents[2]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name_tiers(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

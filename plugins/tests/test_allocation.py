@@ -10,6 +10,8 @@ from fixtures.tests.slurm import Slurm, enter
 from plugins.tests.conftest import INVENTORY, Suite
 from plugins.tests.test_usage import refused
 
+pytestmark = pytest.mark.slow
+
 # a stand-in for time: what earlier runs took is written, not waited for
 SLOW = re.compile(r'"duration_s": [\d.]+')
 
