@@ -9,7 +9,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.percentiles import percentile
-from fixtures.benchmark.sending import Sent, tail, tokens
+from fixtures.benchmark.sending import Sent, tail
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.together import send_together
 from fixtures.load.request import COMPLETED
@@ -52,19 +52,26 @@ def test_several_clients_are_one_measurement(
         for name, own in together.by_client.items()
     }
     rows: list[tuple[object, ...]] = [
-        (name, len(own), sum(map(tokens, own)), percentile(ttft_ms[name], 95), loads[name].client.cpu_share_max)
+        (
+            name,
+            len(own),
+            sum(each.output_tokens for each in own),
+            percentile(ttft_ms[name], 95),
+            loads[name].client.cpu_share_max,
+        )
         for name, own in together.by_client.items()
     ]
+    tokens = sum(each.output_tokens for each in together.requests)
     every = [value for own in ttft_ms.values() for value in own]
-    rows.append(("all, pooled", len(together.requests), sum(map(tokens, together.requests)), tail(every, 95), ""))
+    rows.append(("all, pooled", len(together.requests), tokens, tail(every, 95), ""))
     evidence.table("clients", ["client", "requests", "tokens", "TTFT p95, ms", "share of its core"], rows)
     Findings(filter(None, [together.why_not_one_load()])).judge("these are not records of one load")
     wrong = Findings([str(each) for each in together.requests if each.outcome != COMPLETED][:3])
     requests, told = counted.total_or_zero(names.frontend_requests), counted.total_or_zero(names.frontend_output_tokens)
     if requests != len(together.requests):
         wrong.add(f"the clients have {len(together.requests)} records, and the frontend counted {requests:g} requests")
-    if told != sum(map(tokens, together.requests)):
-        wrong.add(f"usage has {sum(map(tokens, together.requests))} tokens, and the frontend counted {told:g}")
+    if told != tokens:
+        wrong.add(f"usage has {tokens} tokens, and the frontend counted {told:g}")
     wrong.judge()
     measure("began_apart_percent", 100 * together.apart_s / together.long_s, n=len(clients))
     measure("output_tokens_per_s", together.tokens_per_s, n=len(together.inside))
