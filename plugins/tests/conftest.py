@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.tests.conftest import mark_fast, name_tiers, only_at_night
+from fixtures.tests.conftest import mark_tier, name_tiers, only_at_night
 from fixtures.tests.here import short_path
 from fixtures.tests.slurm import slurm
 
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    mark_fast(item, Path(__file__).parent)
+    mark_tier(item, Path(__file__).parent)
 
 
 CONFTEST = """
