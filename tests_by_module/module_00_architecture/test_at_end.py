@@ -41,7 +41,7 @@ def require_all(what: str, seen: Sequence[str], unseen: dict[str, str]) -> None:
     """Raises NotOffered with what could not be looked at, and why: nothing is said of it."""
     if unseen or not seen:
         why = ", ".join(f"{name}: {said}" for name, said in unseen.items()) or "nothing reports them"
-        raise NotOffered(f"{what} could not be looked at ({why}); well: {', '.join(seen) or 'none'}")
+        raise NotOffered(f"{what} could not be looked at: {why}; well: {', '.join(seen) or 'none'}")
 
 
 @check(
