@@ -14,6 +14,7 @@ from fixtures.tests.slurm import slurm
 __all__ = ["short_path", "slurm"]
 
 ROOT = Path(__file__).parents[2]
+ENDS_WITHIN_S = 300  # a run of a child suite takes seconds: one that hangs ends here
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -183,7 +184,7 @@ class Suite:
         self.write(f"{folder}/{name}", "import pytest\n" + textwrap.dedent(tests))
 
     def run(self, *args: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *args)
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=ENDS_WITHIN_S)
 
     @property
     def latest(self) -> Path:
