@@ -47,12 +47,16 @@ def test_nobody_else_uses_the_control_plane(run: Run, deployment: Deployment, in
     seen = dict(zip(nodes, in_parallel(sockets, list(nodes.values())), strict=True))
     ours = {name: pids_of(deployment, picture, node, seen[name]) for name, node in nodes.items()}
     servers = {each.kind: each for each in picture.components if each.kind in ("etcd", "nats") and each.found}
-    further = further_frontends(inventory, picture, seen)
-    rows = [
-        (node, server, pid, " ".join(argv[:4]), pid in ours[node] or pid == further.get(node))
+    connected = {
+        (node, server): connected_to(found, component, seen[component.node])
         for node, found in seen.items()
         for server, component in servers.items()
-        for pid, argv in sorted(connected_to(found, component, seen[component.node]).items())
+    }
+    further = further_frontends(inventory, picture, connected)
+    rows = [
+        (node, server, pid, " ".join(argv[:4]), pid in ours[node] or pid == further.get(node))
+        for (node, server), processes in connected.items()
+        for pid, argv in sorted(processes.items())
     ]
     evidence.table("processes of Dynamo", ["node", "connected to", "process", "command", "declared"], rows)
     if not rows:
@@ -80,15 +84,19 @@ def pids_of(deployment: Deployment, picture: Picture, node: Node, seen: Mapping[
     return pids | {int(member["pid"]) for members in family.values() for member in members}
 
 
-def further_frontends(inventory: Inventory, picture: Picture, seen: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """By node, the process of a frontend that is declared there and of which no address is known: the oldest."""
+def further_frontends(
+    inventory: Inventory, picture: Picture, connected: Mapping[tuple[str, str], Mapping[int, list[str]]]
+) -> dict[str, int]:
+    """By node, the process of a frontend that is declared there and of which no address is known.
+
+    Of those `connected` to this deployment's servers the one with the lowest number: others may run there as well.
+    """
     known = {each.node for each in picture.components if each.kind == "frontend" and each.found}
-    nodes = [spec.name for spec in inventory.with_role("frontend") if spec.name not in known]
-    there = {
-        name: [int(pid) for pid, process in seen[name]["processes"].items() if "dynamo.frontend" in process["argv"]]
-        for name in nodes
-    }
-    return {name: min(pids) for name, pids in there.items() if pids}
+    there = {spec.name: set[int]() for spec in inventory.with_role("frontend") if spec.name not in known}
+    for (node, _), processes in connected.items():
+        if node in there:
+            there[node] |= {pid for pid, argv in processes.items() if "dynamo.frontend" in argv}
+    return {node: min(pids) for node, pids in there.items() if pids}
 
 
 def connected_to(found: Mapping[str, Any], server: Component, there: Mapping[str, Any]) -> dict[int, list[str]]:
