@@ -70,7 +70,7 @@ def errors_of(suite):
 
 def rejected(suite, *args):
     """The result of a run that ends by itself, REJECTED; each check in its record once."""
-    result = suite.pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=300)
+    result = suite.run(*args)
     text = result.stdout.str()
     assert result.ret == 1 and "INTERNALERROR" not in text, text
     assert result.outlines[-1].startswith("REJECTED"), text
