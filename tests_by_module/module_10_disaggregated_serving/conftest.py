@@ -1,25 +1,21 @@
 """Fixtures of module 10: disaggregated prefill and decode, asked the oracle's prompts, compared with the baseline."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from fixtures.answers.ask import ask, ask_all
 from fixtures.answers.compare import most_allowed
 from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Oracle, allowed_gap, control, keep_allowed, kept_allowed
-from fixtures.baseline.record import RunSet, load
+from fixtures.baseline.record import RunSet, load, store
 from fixtures.baseline.repeats import Target
 from fixtures.baseline.replicas import OWN_SERVER_OF, planned, replicas, require_own_server, serving_nodes
 from fixtures.baseline.run_set import MeasuredSet, measured_baseline, measured_set, path_of
 from fixtures.basics.deadline import DeadlineExceeded, Threads
-from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.errors import BringUpFailed, CouldNotLook, NotOffered
 from fixtures.clients.inference import InferenceEndpoint
 from fixtures.cluster.nodes import RemoteError
 from fixtures.cluster.probes.capabilities import ATTACHED
-from fixtures.kv.ucx_devices import net_devices
-from fixtures.kv.ucx_log import UCX_TELLS
 from fixtures.load.from_here import outcomes, run_load
 from fixtures.load.plan import plan
 from fixtures.load.request import LEFT
@@ -29,20 +25,25 @@ from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
-    DISAGGREGATED_CHECK,
     Asked,
     Crowd,
+    Division,
     OwnSides,
     Sides,
 )
 from tests_by_module.module_10_disaggregated_serving.running import running_sides
+from tests_by_module.module_10_disaggregated_serving.starting import started_sides
 
-# how long a frontend waits for a worker to take a request, s: with its own 5 s a stall on a busy machine ends in 504,
-# and nothing is shown of KV
-TAKEN_WITHIN_S = 60
 # of answers that nobody waits for: they would take minutes
 LEFT_TOKENS = (2000, 2000)
 ABORTS = 24
+
+
+def profiles_asked_for(request: pytest.FixtureRequest, run: Run) -> list[str]:
+    """The profiles of workloads that checks of this session ask for, those of the short form first."""
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    forms = sorted({call["form"] for call in calls if "form" in call}, reverse=True)
+    return list(dict.fromkeys(run.inventory.cluster.profile_of(form) for form in forms))
 
 
 @pytest.fixture(scope="package")
@@ -59,10 +60,8 @@ def baselines(request: pytest.FixtureRequest, run: Run, client: Equipment) -> di
 
     All that this session needs, at once: later the servers of a baseline would share the nodes with `sides`.
     """
-    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    forms = sorted({call["form"] for call in calls if "form" in call}, reverse=True)
     require_own_server(run.equipment()[serving_nodes(run.inventory.nodes)[0]].runtime)
-    wanted = list(dict.fromkeys(run.inventory.cluster.profile_of(form) for form in forms))
+    wanted = profiles_asked_for(request, run)
     if absent := [profile for profile in wanted if not path_of(run.report_dir, profile).exists()]:
         on = serving_nodes(run.inventory.nodes)
         name = run.inventory.model(run.inventory.node(on[0]).dynamo_model).served_name
@@ -119,7 +118,7 @@ def allowed(run: Run, control_of_answers: float | Exception | None, oracle: Orac
 
 
 @pytest.fixture(scope="package")
-def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Sides]:
+def sides(run: Run, control_of_answers: float | Exception | None, request: pytest.FixtureRequest) -> Iterator[Sides]:
     """Those that run already, or a deployment of its own with disaggregated prefill and decode. Raises BringUpFailed.
 
     The server that the control is asked of has ended by then: it would take their memory.
@@ -127,30 +126,12 @@ def sides(run: Run, control_of_answers: float | Exception | None) -> Iterator[Si
     if not run.inventory.cluster.dynamo_managed:
         yield running_sides(run)
         return
-    placed = placement.disaggregated(run.inventory.nodes)
-    kinds = {kind for types in placed.types.values() for kind in types}
-    if kinds != {"decode", "prefill"}:
-        told = "prefill and decode workers are compared with as many servers"
-        raise BringUpFailed(DISAGGREGATED_CHECK, f"{told}, and the inventory has {', '.join(sorted(kinds))}")
-    transport = run.inventory.cluster.dynamo_kv_transport
-    placed = replace(
-        placed,
-        worker_settings={
-            name: {"extra_env": (*UCX_TELLS.items(), *net_devices(run.nodes()[name], transport).items())}
-            for name in placed.workers
-        },
-    )
-    taken_within = (dialect(run.product_version()).environment.request_timeout_s, str(TAKEN_WITHIN_S))
-    try:
-        with run.own_deployment("module_10.disaggregated", placed=placed, extra_env=(taken_within,)) as deployment:
-            prefill, decode = (
-                [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
-            )
-            if absent := [kind for kind, there in {"prefill": prefill, "decode": decode}.items() if not there]:
-                raise BringUpFailed(DISAGGREGATED_CHECK, f"no {' and no '.join(absent)} worker was started")
-            yield OwnSides(deployment, prefill, decode, prefill[0].runtime.spec.engine)
-    except (ServiceFailed, DeadlineExceeded) as error:
-        raise BringUpFailed(DISAGGREGATED_CHECK, str(error)) from None
+    if run.inventory.cluster.dynamo_divisions and any(
+        "divisions" in getattr(item, "fixturenames", ()) for item in request.session.items
+    ):
+        request.getfixturevalue("divisions")  # later they would share the nodes with these
+    with started_sides(run, "module_10.disaggregated", placement.disaggregated(run.inventory.nodes)) as started:
+        yield started
 
 
 @pytest.fixture(scope="package")
@@ -190,6 +171,33 @@ def disaggregated_set(
     run: Run, baseline: RunSet, sides: Sides, client: Equipment, files: ModelFiles, profile: str
 ) -> MeasuredSet:
     """The same workloads; `baseline` comes first, so that its servers are gone when these start."""
+    return measured_sides("Dynamo", run, sides, client, files, profile)
+
+
+@pytest.fixture(scope="package")
+def divisions(
+    request: pytest.FixtureRequest, run: Run, client: Equipment, files: ModelFiles
+) -> dict[str, Division | Exception]:
+    """Each of `dynamo_divisions` under all workloads that this session needs, or why it was not measured."""
+    found: dict[str, Division | Exception] = {}
+    for name in run.inventory.cluster.dynamo_divisions:
+        try:
+            with started_sides(run, "module_10.division", placement.divided(run.inventory.nodes, name)) as sides:
+                before = {worker: sides.count_of(each) for worker, each in sides.workers.items()}
+                sets = {
+                    profile: measured_sides(f"Dynamo {name}", run, sides, client, files, profile).runs
+                    for profile in profiles_asked_for(request, run)
+                }
+                found[name] = Division(sets, sides.of_equal_share(sides.tokens_since(before)))
+        except (BringUpFailed, CouldNotLook, NotOffered, RemoteError) as error:
+            found[name] = error
+    return found
+
+
+def measured_sides(
+    name: str, run: Run, sides: Sides, client: Equipment, files: ModelFiles, profile: str
+) -> MeasuredSet:
+    """All workloads of `profile` against the frontend of these workers; kept in the run's folder."""
     target = Target(
         client=client,
         urls=(sides.deployment.frontend_url,),
@@ -198,4 +206,6 @@ def disaggregated_set(
         servers={},
     )
     equipment = run.equipment()[sides.decode[0].node.name]
-    return measured_set("Dynamo", target, profile, equipment=equipment, files=files, facts=run.facts())
+    made = measured_set(name, target, profile, equipment=equipment, files=files, facts=run.facts())
+    store(made.runs, run.report_dir / f"{name.lower().replace(' ', '-')}-{profile}.json")
+    return made

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
+from fixtures.baseline.record import RunSet
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.errors import NotOffered
 from fixtures.causes.traces import lines
@@ -71,6 +72,14 @@ class Crowd:
     answers: dict[str, Answer]
     left: int
     told: str
+
+
+@dataclass(frozen=True)
+class Division:
+    """One division of the workers into prefill and decode: its runs by profile, and each worker's part of the load."""
+
+    runs: Mapping[str, RunSet]
+    of_equal_share: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,19 @@ class Sides:
             expired=own.expired.read(page) if own.expired else 0,
             untold=own.unnotified.read(page) if own.unnotified else 0,
         )
+
+    def tokens_since(self, before: Mapping[str, Counted]) -> dict[str, float]:
+        """Prompt tokens that each worker has counted since."""
+        return {name: (self.count_of(worker) - before[name]).tokens for name, worker in self.workers.items()}
+
+    def of_equal_share(self, tokens: Mapping[str, float]) -> dict[str, float]:
+        """What each worker has of an equal share among those of its type, by name."""
+        shares: dict[str, float] = {}
+        for kind, workers in self.both.items():
+            of_kind = {name: counted for name, counted in tokens.items() if name.startswith(kind)}
+            equal = sum(of_kind.values()) / len(workers)
+            shares |= {name: counted / equal if equal else 0.0 for name, counted in of_kind.items()}
+        return shares
 
     def require_counters_of_losses(self) -> None:
         """Raises NotOffered for an engine that has no leases of KV, CouldNotLook where a side does not count failed

@@ -229,16 +229,12 @@ def test_every_worker_takes_part_of_the_load(run: Run, sides: Sides, measure: Me
     tokens: dict[str, float] = {}
 
     def look() -> tuple[bool | None, object]:
-        tokens.update({name: (sides.count_of(w) - before[name]).tokens for name, w in sides.workers.items()})
+        tokens.update(sides.tokens_since(before))
         return all(tokens.values()) or None, tokens
 
     with suppress(deadline.Exceeded):  # the measurement says it
         wait_until(look, deadline, every_s=0.5)
-    shares: dict[str, float] = {}
-    for kind, workers in sides.both.items():
-        of_kind = {name: counted for name, counted in tokens.items() if name.startswith(kind)}
-        equal = sum(of_kind.values()) / len(workers)
-        shares |= {name: counted / equal if equal else 0.0 for name, counted in of_kind.items()}
+    shares = sides.of_equal_share(tokens)
     rows = [[name, sides.workers[name].node.name, tokens[name], f"{share:.2f}"] for name, share in shares.items()]
     evidence.table("who counted the prompts", ["worker", "node", "tokens", "of an equal share"], rows)
     measure("least_of_equal_share", min(shares.values()), n=PROMPTS_EACH * count)

@@ -13,7 +13,7 @@ from fixtures.basics.require import require
 from fixtures.clients.inference import stream
 from fixtures.fit.layout import Layout
 from fixtures.fit.quantization import declared as scheme_of
-from fixtures.fit.roofline import GpuSpeed, active_bytes, of_bandwidth, slowest, speeds
+from fixtures.fit.roofline import GpuSpeed, active_bytes, active_weights, of_bandwidth, slowest, speeds
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_13_large_models.launching import declared_layout
@@ -89,6 +89,6 @@ def test_one_stream_is_near_what_the_memory_carries(
     copied, tflops = (median(median(getattr(gpu, what)) for gpu in every) for what in ("copy_gb_per_s", "tflops"))
     measure("tokens_per_s_of_one_stream", median(rates), n=STREAMS)
     measure("of_bandwidth", of_bandwidth(median(rates), active, copied, layout.gpus), n=STREAMS)
-    arithmetic = 2 * active / 2 * len(PROMPT) / 1e12  # two operations for a weight of two bytes, and each token
+    arithmetic = 2 * active_weights(model) * len(PROMPT) / 1e12  # a multiplication and an addition for each weight
     measure("prefill_of_arithmetic", arithmetic / median(firsts) / (tflops * layout.gpus), n=STREAMS)
     measure.judge()
