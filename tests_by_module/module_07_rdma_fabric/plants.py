@@ -183,7 +183,7 @@ class RdmaMtuDiffers(OnTheFabric):
 class LargePacketsVanish(OnTheFabric):
     """One end of a rail drops what is larger than 1500 bytes, while both interfaces say 9000."""
 
-    catches = {"M07-09": "are lost on the way", "M07-14": "hung"}
+    catches = {"M07-09": "are lost on the way", "M07-14": "hung", "M07-20": "the link is not well"}
     failures = (68,)
 
     POLICE = "police mtu 1514 rate 10gbit burst 10mb conform-exceed drop/ok"
@@ -253,7 +253,7 @@ class RailHeldBack(OnTheFabric):
 class PacketsLostOnTheRail(OnTheFabric):
     """One in twenty packets that one node sends over a rail is lost."""
 
-    catches = {"M07-14": "common: "}
+    catches = {"M07-14": "common: ", "M07-20": "the link is not well"}
     failures = (71,)
 
     COMMANDS = (f"tc qdisc add dev {RAIL} root netem loss 5%",)

@@ -155,7 +155,8 @@ class WeightsCutOff(DamagedWeights):
 NOT_PLANTED = {
     "M13-12": "A slow start is judged as in module 03, where `engine_starts_slowly` shows that it is noticed.",
     **dict.fromkeys(
-        ("M13-20", "M13-21"), "Never run on a GPU. Their judges are tested in fixtures/tests/test_fit_roofline.py."
+        ("M13-20", "M13-21"),
+        "Nothing here slows a GPU down. fixtures/tests/test_fit_roofline.py tests their judges.",
     ),
     "M13-14": "Every version that was run fails it without a plant: `rotary_cure_taken_away` is what it would find.",
 }
