@@ -25,6 +25,7 @@ from fixtures.product.runtimes.model_files import ModelFiles
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import (
+    DIVISIONS_CHECK,
     Asked,
     Crowd,
     Division,
@@ -121,7 +122,8 @@ def allowed(run: Run, control_of_answers: float | Exception | None, oracle: Orac
 def sides(run: Run, control_of_answers: float | Exception | None, request: pytest.FixtureRequest) -> Iterator[Sides]:
     """Those that run already, or a deployment of its own with disaggregated prefill and decode. Raises BringUpFailed.
 
-    The server that the control is asked of has ended by then: it would take their memory.
+    The server that the control is asked of, and other divisions of the workers, have ended by then: they would take
+    their memory.
     """
     if not run.inventory.cluster.dynamo_managed:
         yield running_sides(run)
@@ -182,14 +184,17 @@ def divisions(
     found: dict[str, Division | Exception] = {}
     for name in run.inventory.cluster.dynamo_divisions:
         try:
-            with started_sides(run, "module_10.division", placement.divided(run.inventory.nodes, name)) as sides:
+            placed = placement.divided(run.inventory.nodes, name)
+            with started_sides(run, "module_10.division", placed, DIVISIONS_CHECK) as sides:
                 before = {worker: sides.count_of(each) for worker, each in sides.workers.items()}
                 sets = {
                     profile: measured_sides(f"Dynamo {name}", run, sides, client, files, profile).runs
                     for profile in profiles_asked_for(request, run)
                 }
                 found[name] = Division(sets, sides.of_equal_share(sides.tokens_since(before)))
-        except (BringUpFailed, CouldNotLook, NotOffered, RemoteError) as error:
+        except BringUpFailed as error:
+            found[name] = BringUpFailed(error.check_id, f"{name}: {error.reason}")
+        except (CouldNotLook, NotOffered, RemoteError) as error:
             found[name] = error
     return found
 
@@ -207,5 +212,5 @@ def measured_sides(
     )
     equipment = run.equipment()[sides.decode[0].node.name]
     made = measured_set(name, target, profile, equipment=equipment, files=files, facts=run.facts())
-    store(made.runs, run.report_dir / f"{name.lower().replace(' ', '-')}-{profile}.json")
+    store(made.runs, path_of(run.report_dir, profile, of=name.lower().replace(" ", "-")))
     return made

@@ -20,7 +20,7 @@ from fixtures.product.deployments.deployment import NOT_QUIET, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 
-DISAGGREGATED_CHECK = "M10-01"
+DISAGGREGATED_CHECK, DIVISIONS_CHECK = "M10-01", "M10-17"
 COUNTED_WITHIN_S = 15
 # etcd's lease of a lost worker is 10 s, and it registers as soon as it is ready
 BACK_WITHIN_S = 30

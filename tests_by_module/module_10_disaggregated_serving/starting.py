@@ -20,12 +20,12 @@ TAKEN_WITHIN_S = 60
 
 
 @contextmanager
-def started_sides(run: Run, name: str, placed: Placement) -> Iterator[OwnSides]:
-    """The deployment `name` as it is placed, taken down at the end. Raises BringUpFailed."""
+def started_sides(run: Run, name: str, placed: Placement, check_id: str = DISAGGREGATED_CHECK) -> Iterator[OwnSides]:
+    """The deployment `name` as it is placed, taken down at the end. Raises BringUpFailed, which is `check_id`'s."""
     kinds = {kind for types in placed.types.values() for kind in types}
     if kinds != {"decode", "prefill"}:
         told = "prefill and decode workers are compared with as many servers"
-        raise BringUpFailed(DISAGGREGATED_CHECK, f"{told}, and the inventory has {', '.join(sorted(kinds))}")
+        raise BringUpFailed(check_id, f"{told}, and the inventory has {', '.join(sorted(kinds))}")
     transport = run.inventory.cluster.dynamo_kv_transport
     placed = replace(
         placed,
@@ -41,7 +41,7 @@ def started_sides(run: Run, name: str, placed: Placement) -> Iterator[OwnSides]:
                 [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             )
             if absent := [kind for kind, there in {"prefill": prefill, "decode": decode}.items() if not there]:
-                raise BringUpFailed(DISAGGREGATED_CHECK, f"no {' and no '.join(absent)} worker was started")
+                raise BringUpFailed(check_id, f"no {' and no '.join(absent)} worker was started")
             yield OwnSides(deployment, prefill, decode, prefill[0].runtime.spec.engine)
     except (ServiceFailed, DeadlineExceeded) as error:
-        raise BringUpFailed(DISAGGREGATED_CHECK, str(error)) from None
+        raise BringUpFailed(check_id, str(error)) from None

@@ -1,11 +1,8 @@
 """How many of the workers should prefill? The same workloads on the same nodes, divided in other ways."""
 
-from statistics import mean
-
 import pytest
 
-from fixtures.baseline.comparison import compare
-from fixtures.baseline.ranking import ranked_rows
+from fixtures.baseline.ranking import ranking
 from fixtures.baseline.record import RunSet, unfair
 from fixtures.baseline.run_set import MeasuredSet
 from fixtures.basics.check import check
@@ -40,29 +37,23 @@ def test_best_division_of_the_workers_is_told(
     evidence: Evidence,
 ):
     """The comparison says which division of the workers into prefill and decode is best, with all of them at work."""
-    for found in divisions.values():
-        if isinstance(found, Exception):
-            raise found
-    there = {name: found for name, found in divisions.items() if isinstance(found, Division)}
     declared = f"{len(sides.prefill)}+{len(sides.decode)}"
+    measured = {name: each for name, each in divisions.items() if isinstance(each, Division)}
     sets = {"baseline": baseline, declared: disaggregated_set.runs}
-    sets |= {name: found.runs[profile] for name, found in there.items()}
+    sets |= {name: each.runs[profile] for name, each in measured.items()}
     Findings(wrong for runs in list(sets.values())[1:] for wrong in unfair(baseline, runs)).judge()
-    evidence.table("by division, prefill first", ["workload", "metric", *sets, "best"], ranked_rows(sets, workload))
-    for name, runs in list(sets.items())[1:]:
-        evidence.note(f"{name} and the baseline", "\n".join(compare(baseline, runs).summary(workload)))
-    shares = {
-        f"{worker} of {name}": share for name, found in there.items() for worker, share in found.of_equal_share.items()
-    }
-    evidence.table(
-        "who counted the prompts", ["worker", "of an equal share"], [(w, f"{s:.2f}") for w, s in shares.items()]
-    )
-    throughput = {
-        name: [mean(run.figures["output_tokens_per_s"] for run in of_point)
-               for point, of_point in runs.by_point().items() if point.workload == workload]
-        for name, runs in sets.items()
-    }  # fmt: skip
-    others = max(mean(a / b for a, b in zip(throughput[name], throughput[declared], strict=True)) for name in there)
-    measure("throughput_of_declared_division", others, n=len(throughput[declared]))
-    measure("least_of_equal_share", min(shares.values()), n=sum(run.requests for run in disaggregated_set.runs.runs))
+    ranked = ranking(sets)
+    evidence.table("by division, prefill first", ["workload", "metric", *sets, "best"], ranked.rows(workload))
+    for name in list(sets)[1:]:
+        evidence.note(f"{name} and the baseline", "\n".join(ranked.compared["baseline", name].summary(workload)))
+    for each in divisions.values():
+        if isinstance(each, Exception):
+            raise each
+    shares = {f"{who} of {name}": part for name, each in measured.items() for who, part in each.of_equal_share.items()}
+    rows = [(who, f"{part:.2f}") for who, part in shares.items()]
+    evidence.table("who counted the prompts", ["worker", "of an equal share"], rows)
+    ratios = {name: ranked.ratio("output_tokens_per_s", workload, declared, name) for name in measured}
+    measure("best_other_of_declared", max(filter(None, ratios.values()), default=None), n=len(baseline.runs))
+    requests = [sum(run.requests for runs in each.runs.values() for run in runs.runs) for each in measured.values()]
+    measure("least_of_equal_share", min(shares.values()), n=min(requests))
     measure.judge()

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fixtures.basics.flags import flags
 from fixtures.cluster.inventory.dtypes import served_kv_dtype
 from fixtures.cluster.inventory.model import EngineSettings
-from fixtures.fit.layout import Layout, cannot
+from fixtures.fit.layout import SIZES, Layout, cannot
 from fixtures.fit.plans import Fit
 
-SIZES = {"tensor": "--tensor-parallel-size", "pipeline": "--pipeline-parallel-size", "data": "--data-parallel-size"}
 EXPERTS = "--enable-expert-parallel"
 
 
