@@ -44,8 +44,8 @@ def test_best_division_of_the_workers_is_told(
     Findings(wrong for runs in list(sets.values())[1:] for wrong in unfair(baseline, runs)).judge()
     ranked = ranking(sets)
     evidence.table("by division, prefill first", ["workload", "metric", *sets, "best"], ranked.rows(workload))
-    for name in list(sets)[1:]:
-        evidence.note(f"{name} and the baseline", "\n".join(ranked.compared["baseline", name].summary(workload)))
+    for (one, other), compared in ranked.compared.items():
+        evidence.note(f"{other} against {one}", "\n".join(compared.summary(workload)))
     for each in divisions.values():
         if isinstance(each, Exception):
             raise each
