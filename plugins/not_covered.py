@@ -69,17 +69,18 @@ def grouped(checks: Iterable[dict[str, Any]], settings: Settings, root: Path) ->
 
 
 def _group(reason: str, checks: list[dict[str, Any]], settings: Settings, others: dict[str, Inventory]) -> Group:
-    """Suggests what is the easiest to run: on this machine, on few nodes, and made for these checks."""
+    """Suggests what is the easiest to run: on this machine, on few nodes and GPUs, and made for these checks."""
     covering: dict[str, set[str]] = {}
     for check in checks:
         for name in check["covered_by"] or ():
             covering.setdefault(name, set()).add(check["id"])
 
-    def effort(name: str) -> tuple[int, int, int, int, str]:
+    def effort(name: str) -> tuple[int, int, int, int, int, str]:
         other, ids = others[name], covering[name]
         required = ids & required_ids(other.cluster.dynamo_requires, settings.known, complete=False)
         here = other.cluster.dynamo_embedded and _hardware(other) <= _hardware(settings.inventory)
-        return 0 if here else 1 if other.cluster.dynamo_lab else 2, len(other.nodes), -len(required), -len(ids), name
+        where, gpus = 0 if here else 1 if other.cluster.dynamo_lab else 2, sum(len(n.dynamo_gpus) for n in other.nodes)
+        return where, len(other.nodes), gpus, -len(required), -len(ids), name
 
     best = min(covering.keys() & others.keys(), key=effort, default=None)
     asked = any(check["covered_by"] is not None for check in checks)
