@@ -85,6 +85,14 @@ def test_the_inventory_that_takes_the_least_effort_is_suggested(folder, groups):
     assert suggested() == "b.yaml"
 
 
+def test_one_gpu_comes_before_several(folder, groups):
+    folder("few.yaml", "gpu")
+    path = folder("all.yaml", "gpu", requires="[M11-*]")
+    path.write_text(path.read_text() + "      dynamo_gpus: [0, 1]\n", encoding="utf-8")
+    [group] = groups(lacking("M11-01", "all.yaml", "few.yaml"))
+    assert group.inventory == "few.yaml"
+
+
 def test_only_inventories_that_can_be_run_are_offered(folder, tmp_path):
     inventories.cache_clear()
     assert list(inventories(tmp_path / "inventory")) == ["local.yaml"]
