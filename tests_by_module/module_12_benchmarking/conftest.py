@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -50,6 +51,12 @@ def sizes(profile: str) -> Sizes:
 
 
 @pytest.fixture(scope="package")
+def seed(run: Run, profile: str) -> int:
+    """Of this form's loads: a prompt that the other form has sent would be found in the workers' caches."""
+    return Random(f"{run.seed} {profile}").randrange(2**31)
+
+
+@pytest.fixture(scope="package")
 def side_by_side(sizes: Sizes) -> Part:
     """What AIPerf and our client both send: enough requests for p95, at a load far below the knee."""
     lengths = {"input_tokens": (sizes.input_tokens,), "output_tokens": sizes.output_tokens, "spread": sizes.spread}
@@ -59,10 +66,10 @@ def side_by_side(sizes: Sizes) -> Part:
 
 
 @pytest.fixture(scope="package")
-def warm(run: Run, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
+def warm(seed: int, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
     """The first requests, which are no part of any number. Raises BringUpFailed when a worker served none of them."""
     workers = len(deployment.registered_workers())
-    plan = sizes.at_once(2 * max(1, workers), run.seed)
+    plan = sizes.at_once(2 * max(1, workers), seed)
     sent = loads.send("warm-up", replace(plan, count=WARM_REQUESTS * max(1, workers)), measured=False)
     if idle := by_idle_workers({f"{worker:x}": served for worker, served in sent.workers.items()}):
         raise BringUpFailed(WARM_CHECK, *idle)
@@ -70,10 +77,10 @@ def warm(run: Run, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
 
 
 @pytest.fixture(scope="package")
-def sweep(run: Run, warm: Sent, loads: Loads, sizes: Sizes) -> Sequence[Sent]:
+def sweep(seed: int, warm: Sent, loads: Loads, sizes: Sizes) -> Sequence[Sent]:
     """A closed loop at each concurrency, the lowest first."""
     return [
-        loads.send(f"{concurrency} at once", sizes.at_once(concurrency, run.seed + 1 + number))
+        loads.send(f"{concurrency} at once", sizes.at_once(concurrency, seed + 1 + number))
         for number, concurrency in enumerate(sizes.concurrency)
     ]
 
@@ -88,12 +95,12 @@ def found_knee(sweep: Sequence[Sent]) -> Knee:
 
 
 @pytest.fixture(scope="package")
-def arriving(run: Run, found_knee: Knee, loads: Loads, sizes: Sizes) -> Arriving:
+def arriving(seed: int, found_knee: Knee, loads: Loads, sizes: Sizes) -> Arriving:
     """An open loop at each percentage of the knee's rate."""
 
     def at(percent: int, name: str, number: int) -> Sent:
         rate_per_s = found_knee.at.requests_per_s * percent / 100
-        return loads.send(name, sizes.arriving(rate_per_s, run.seed + 100 + number))
+        return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number))
 
     by_percent = {each: at(each, f"{each} % of the knee", number) for number, each in enumerate(RATES)}
     return Arriving(by_percent, at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES)))

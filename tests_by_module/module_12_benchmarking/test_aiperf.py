@@ -91,6 +91,7 @@ def test_aiperf_sees_what_our_client_sees(
 @pytest.mark.nightly
 def test_aiperf_finds_the_same_knee(
     run: Run,
+    seed: int,
     deployment: Deployment,
     sweep: Sequence[Sent],
     found_knee: Knee,
@@ -105,7 +106,7 @@ def test_aiperf_finds_the_same_knee(
     place = concurrencies.index(found_knee.at.concurrency)
     seen = []
     for number, concurrency in enumerate(concurrencies[max(0, place - 2) : place + 3]):
-        plan = sizes.at_once(concurrency, run.seed + 200 + number)
+        plan = sizes.at_once(concurrency, seed + 200 + number)
         sent = bodies(plan, target.model_name)
         profiled = profile(target.client.node, tool, target.urls, target.model_name, plan, sent, texts)
         seen.append(Loaded(concurrency, profiled.figures["requests_per_s"]))

@@ -10,6 +10,7 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import Sent, mean
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.slope import of_processes
@@ -41,12 +42,20 @@ class Endured:
 
 @pytest.fixture(scope="package")
 def endured(
-    pytestconfig: pytest.Config, run: Run, deployment: Deployment, sweep: Sequence[Sent], shapes: Loads, sizes: Sizes
+    pytestconfig: pytest.Config,
+    run: Run,
+    seed: int,
+    deployment: Deployment,
+    sweep: Sequence[Sent],
+    found_knee: Knee,
+    shapes: Loads,
+    sizes: Sizes,
 ) -> Endured:
-    """Rounds of a load below the knee, together as long as --endurance says."""
-    usual = sweep[1]
+    """Rounds of the greatest load below the knee, together as long as --endurance says."""
+    below = [each for each in sweep if (each.plan.concurrency or 0) < found_knee.at.concurrency]
+    usual = below[-1] if below else sweep[0]
     count = max(20, round(usual.requests_per_s * pytestconfig.getoption("--endurance") / ROUNDS))
-    plan = sizes.at_once(usual.plan.concurrency or 1, run.seed + 500)
+    plan = sizes.at_once(usual.plan.concurrency or 1, seed + 500)
     taken, rounds, leases, blocks = len(run.history.samples), [], [], []
     for number in range(1, ROUNDS + 1):
         rounds.append(shapes.send(f"round {number}", replace(plan, seed=plan.seed + number, count=count)))

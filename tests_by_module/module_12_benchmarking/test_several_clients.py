@@ -34,13 +34,13 @@ REQUESTS_EACH = 150
     by_hand="aiperf profile on each client at once, and all profile_export.jsonl together",
 )
 def test_several_clients_are_one_measurement(
-    run: Run, deployment: Deployment, warm: Sent, sizes: Sizes, measure: Measure, evidence: Evidence
+    run: Run, seed: int, deployment: Deployment, warm: Sent, sizes: Sizes, measure: Measure, evidence: Evidence
 ):
     """Several client machines send one load, begun together, and their records are pooled."""
     clients = [run.equipment()[spec.name] for spec in run.inventory.with_role("client")]
     names = deployment.settings.dialect.metrics
     plans = [
-        replace(sizes.at_once(max(1, sizes.concurrency[1] // 2), run.seed + 400 + number), count=REQUESTS_EACH)
+        replace(sizes.at_once(max(1, sizes.concurrency[1] // 2), seed + 400 + number), count=REQUESTS_EACH)
         for number in range(len(clients))
     ]
     late_s = run.at("module_12.clients_late_s", [0.0] * len(clients))

@@ -47,11 +47,11 @@ def cached(request: Request) -> int:
     by_hand="aiperf profile --num-prefix-prompts 2 --prefix-prompt-length 384",
 )
 def test_shared_prefixes_are_computed_once(
-    run: Run, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+    seed: int, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
 ):
     """Of prompts that share a head, the head is computed once."""
     length = LONG * sizes.input_tokens
-    own = replace(sizes.at_once(sizes.concurrency[1], run.seed + 300), prompt_tokens=(length, length))
+    own = replace(sizes.at_once(sizes.concurrency[1], seed + 300), prompt_tokens=(length, length))
     shared = replace(own, seed=own.seed + 1, shared_prefixes=(2, round(SHARED * length)))
     alone, together = shapes.send("prompts of their own", own), shapes.send("prompts that share a head", shared)
     rows = [
@@ -77,13 +77,20 @@ def test_shared_prefixes_are_computed_once(
 )
 @pytest.mark.needs("kv_router")
 def test_trace_is_replayed_on_its_schedule(
-    run: Run, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+    run: Run,
+    seed: int,
+    deployment: Deployment,
+    warm: Sent,
+    shapes: Loads,
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
 ):
     """A trace is replayed when it says, and what its requests share is found in the workers' caches."""
     cards = [worker.card for worker in deployment.registered_workers() if worker.card]
     block_size = int(require(cards, "a model card")[0]["kv_cache_block_size"])
-    traces = Traces(block_size, run.seed, run.run_id)
-    lines = mooncake_lines(run.seed, TRACE_REQUESTS, output_length=sizes.output_tokens)
+    traces = Traces(block_size, seed, run.run_id)
+    lines = mooncake_lines(seed, TRACE_REQUESTS, output_length=sizes.output_tokens)
     plan, promised = replayed(lines, traces, sizes.within_s, TRACE_SPEED)
     sent = shapes.send("trace", plan)
     late_ms = [1000 * (each.sent_at_s - each.due_at_s) for each in sent.requests]
@@ -110,13 +117,13 @@ def test_trace_is_replayed_on_its_schedule(
     by_hand="aiperf profile --request-cancellation-rate 100; curl WORKER/metrics | grep inflight",
 )
 def test_cancelled_requests_are_freed(
-    run: Run, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+    seed: int, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
 ):
     """What clients have left is not computed on: its places are free for others at once."""
-    one = sizes.at_once(1, run.seed + 320)
+    one = sizes.at_once(1, seed + 320)
     before = shapes.send("before", one)
     gone = LoadPlan(
-        seed=run.seed + 321,
+        seed=seed + 321,
         prompt_tokens=one.prompt_tokens,
         output_tokens=(NEVER_WANTED_TOKENS, NEVER_WANTED_TOKENS),
         within_s=sizes.within_s,
@@ -125,7 +132,7 @@ def test_cancelled_requests_are_freed(
         leave_after_chunks=LEAVES_AFTER,
     )
     left = shapes.send("clients that leave", gone)
-    after = shapes.send("right after", replace(one, seed=run.seed + 322))
+    after = shapes.send("right after", replace(one, seed=seed + 322))
     stayed = [str(each) for each in left.requests if each.outcome != LEFT]
     Findings(stayed[:3]).judge(f"{len(stayed)} of {LEAVERS} clients could not leave")
     freed = Deadline(FREED_WITHIN_S, "the workers to have nothing in flight")
