@@ -111,8 +111,9 @@ def test_trace_is_replayed_on_its_schedule(
 
 @check(
     "M12-15",
-    judged="32 clients ask for 2000 tokens and leave after three chunks: the workers' gauges of requests in flight are "
-    "0 within 5 s, and a request right after it waits no longer for its first token than one before",
+    judged="32 clients ask for 2000 tokens and leave after three chunks: how long after the last one the frontend has "
+    "counted all as ended; the workers' gauges of requests in flight are 0 within 5 s, and a request after it waits no "
+    "longer for its first token than one before",
     evidence="table",
     by_hand="aiperf profile --request-cancellation-rate 100; curl WORKER/metrics | grep inflight",
 )
@@ -144,6 +145,7 @@ def test_cancelled_requests_are_freed(
     wait_until(look, freed)
     rows = [(each.name, len(each.requests), mean(each.ttft_ms)) for each in (before, left, after)]
     evidence.table("before and after", ["load", "requests", "TTFT, ms"], rows)
+    measure("ended_after_leaving_s", left.counted_after_s, n=LEAVERS)
     first, last = mean(before.ttft_ms), mean(after.ttft_ms)
     measure("ttft_after_leaving_ratio", last / first if first and last else None, n=len(after.completed))
     measure.judge()

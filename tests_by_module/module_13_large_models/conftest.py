@@ -7,6 +7,7 @@ import pytest
 from fixtures.basics.errors import BlockedByHardware, BringUpFailed, NotOffered
 from fixtures.fit.model_config import FitError
 from fixtures.fit.plans import Fit
+from fixtures.product.deployments.ranks import REPLICAS
 from fixtures.run import Run
 from tests_by_module.module_13_large_models import sizing
 from tests_by_module.module_13_large_models.engines import Engines
@@ -51,6 +52,13 @@ def uncured(run: Run, declared: sizing.Declared, engines: Engines) -> Seen:
             with_all = ("--compilation-config", json.dumps({"custom_ops": ["all"]}))
             return engines.seen(name, "one-node", "uncured", worker_args=with_all)
     raise NotOffered("dynamo_spread_models names no model with latent attention (kv_lora_rank)")
+
+
+@pytest.fixture(scope="package")
+def side_by_side(run: Run, engines: Engines) -> dict[str, Seen]:
+    """The first of the declared models: one engine, one on each node, and one over all nodes in both ways."""
+    model = sizing.spread_models(run)[0]
+    return {layout: engines.seen(model, layout) for layout in ("one-node", REPLICAS, "tensor", "pipeline")}
 
 
 @pytest.fixture(scope="package")

@@ -54,7 +54,8 @@ class Engines:
         try:
             with over_nodes.served(run, name, model, layout, self._devices, **changes) as deployment:
                 logs = {worker.name: worker.log() for worker in deployment.workers}
-                seen = Seen(model, layout, over_nodes.started(deployment), over_nodes.asked(deployment, answers), logs)
+                startup, asked = over_nodes.started(deployment), over_nodes.asked(deployment, answers)
+                seen = Seen(model, layout, startup, asked, over_nodes.speed_of(deployment), logs)
                 there = run.at("module_13.serving", over_nodes.members(deployment))
                 serving = over_nodes.available(run, self._nodes)
                 seen.left = [*deployment.stop(deployment.workers), *over_nodes.left_of(there)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,17 @@ from typing import Any
 
 from fixtures.answers.ask import ask_all
 from fixtures.answers.oracle import ANSWER_TOKENS, AT_ONCE, Differences, Oracle
-from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
+from fixtures.basics.errors import CouldNotLook
+from fixtures.clients.inference import complete
 from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.probe import families, footprint
 from fixtures.fit.guards import Progress, look, progress, standstill
 from fixtures.kv.ucx_devices import net_devices
+from fixtures.load.traces import TOKEN_IDS
 from fixtures.product.deployments import placement
 from fixtures.product.deployments.managed import ManagedDeployment
-from fixtures.product.deployments.ranks import PREFILL_DECODE, spread_of
+from fixtures.product.deployments.ranks import PREFILL_DECODE, REPLICAS, spread_of
 from fixtures.product.services.base import ServiceFailed
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
@@ -28,6 +32,9 @@ from fixtures.run import Run
 # with less than a second of processor time in a minute, and nothing read or taken, a start will not end
 STANDS_STILL_S, EVERY_S = 60, 5.0
 LOOKS_WITHIN_S, ENDS_WITHIN_S = 20, 10
+# what speed is told by: decoding, next to which the prompts count little
+TOGETHER, PROMPT_TOKENS = 8, 16
+GENERATED: dict[str, Any] = {"max_tokens": 64, "temperature": 0, "ignore_eos": True, "timeout_s": 120}
 # Dynamo's time of the line that it writes once all is imported (ai-dynamo 1.4 and 1.6)
 IMPORTED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z.*Initializing KV store discovery backend")
 # how long each took, as vLLM 0.26 and 0.31 say
@@ -46,15 +53,24 @@ class StartUp:
     first_token_s: float
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Output tokens a second: of one request by itself, and of TOGETHER at once."""
+
+    alone: float
+    together: float
+
+
 @dataclass
 class Seen:
-    """One engine. `left` is what still runs of it once it has ended, `memory` of each node in bytes available before
-    its start, while it served and after its end."""
+    """One engine, or replicas. `left` is what still runs of it once it has ended, `memory` of each node in bytes
+    available before its start, while it served and after its end."""
 
     model: str
     layout: str
     startup: StartUp
     answers: dict[str, Differences]
+    speed: Speed
     logs: dict[str, str]
     left: list[str] = field(default_factory=list)
     memory: dict[str, list[int]] = field(default_factory=dict)
@@ -129,7 +145,7 @@ def _placed(run: Run, layout: str, devices: int) -> placement.Placement:
         return replace(apart, worker_settings={name: {"extra_env": each} for name, each in devices_of.items()})
     nodes = list(roles.workers)
     spread = spread_of(layout, len(nodes), devices)
-    over = nodes if spread and spread.tensor * spread.pipeline > 1 else nodes[:1]
+    over = nodes if layout == REPLICAS or (spread and spread.tensor * spread.pipeline > 1) else nodes[:1]
     return replace(roles, workers=dict.fromkeys(over, 1), types={}, spread=spread)
 
 
@@ -144,6 +160,22 @@ def asked(deployment: ManagedDeployment, oracle: Oracle) -> dict[str, Difference
         )
         for nonce, at_once in (("first", 1), ("second", AT_ONCE))
     }
+
+
+def speed_of(deployment: ManagedDeployment) -> Speed:
+    """Of short prompts, which no earlier one begins like. Raises CouldNotLook for one that is not answered."""
+
+    def at_once(count: int) -> float:
+        prompts = [[first, *TOKEN_IDS[:PROMPT_TOKENS]] for first in TOKEN_IDS[count : 2 * count]]
+        began = time.monotonic()
+        with Threads(count) as pool:
+            answers = list(pool.map(lambda prompt: complete(deployment.endpoint, prompt, **GENERATED), prompts))
+        took_s = time.monotonic() - began
+        if failed := [each.describe() for each in answers if not each.ok]:
+            raise CouldNotLook(f"{len(failed)} of {count} requests were not answered: {failed[0]}")
+        return sum(each.counted("completion_tokens") for each in answers) / took_s
+
+    return Speed(at_once(1), at_once(TOGETHER))
 
 
 def started(deployment: ManagedDeployment) -> StartUp:

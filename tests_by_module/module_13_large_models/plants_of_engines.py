@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fixtures.basics.deadline import Deadline
 from fixtures.cluster.nodes import Node
-from fixtures.plants.engines import other_weights_in_place
+from fixtures.plants.engines import of_other_weights, other_weights_in_place
 from fixtures.plants.plant import Plant, point, with_argv
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
@@ -74,6 +74,29 @@ class ExpertOfZeros(EnginePlant):
 
     def planned(self, deployment: ManagedDeployment) -> None:
         self.changed_copy(deployment.workers[0], ZEROED)
+
+
+class WorkersOfOtherWeights(EnginePlant):
+    """All workers load weights of which a quarter stands one place away from where it belongs."""
+
+    catches = {"M13-16": "answers are right: the model is said to have"}
+    inventory = "local-vllm"
+
+    def planned(self, deployment: ManagedDeployment) -> None:
+        for worker in deployment.workers:
+            worker.model = replace(worker.model, path=of_other_weights(worker.node, worker.model.path))
+
+
+class ReplicasTakeOneAtATime(EnginePlant):
+    """Each of the replicas serves one request at a time."""
+
+    catches = {"M13-17": "replicas_of_one_together"}
+    on = ("module_13.*_replicas",)
+
+    def workers(self, workers: list[Worker]) -> list[Worker]:
+        for worker in workers:
+            with_argv(worker, lambda argv: [*argv, "--max-num-seqs", "1"])
+        return workers
 
 
 class RotaryCureTakenAway(EnginePlant):

@@ -7,8 +7,9 @@ from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.product.deployments.ranks import REPLICAS
 from fixtures.run import Run
-from tests_by_module.module_13_large_models.over_nodes import Seen
+from tests_by_module.module_13_large_models.over_nodes import TOGETHER, Seen
 from tests_by_module.module_13_large_models.sizing import GIB, Declared, compared_with_log
 
 pytestmark = [
@@ -141,3 +142,30 @@ def test_a_second_start_is_like_the_first(twice: list[Seen], measure: Measure, e
     Findings(dict.fromkeys([*first.left, *again.left])).judge()
     measure("second_registered_of_first", again.startup.registered_s / first.startup.registered_s)
     judge_answers(again, measure, evidence)
+
+
+@check(
+    "M13-17",
+    judged="the first model in one engine, in one on each node, and in one over all nodes by tensor and by pipeline: "
+    "tokens a second of one request and of eight at once, over those of one engine",
+    evidence="table of layouts",
+    by_hand="vllm bench serve --max-concurrency 1, and 8, against each launch of `python -m fixtures fit MODEL`",
+)
+@pytest.mark.nightly
+def test_layouts_are_compared(side_by_side: dict[str, Seen], measure: Measure, evidence: Evidence):
+    """Replicas serve no less than one engine, and how fast each layout is stands side by side."""
+    evidence.table(
+        "tokens a second by layout",
+        ["layout", "one request", f"{TOGETHER} at once", "seconds to registration"],
+        [
+            [name, f"{each.speed.alone:.1f}", f"{each.speed.together:.1f}", f"{each.startup.registered_s:.1f}"]
+            for name, each in side_by_side.items()
+        ],
+    )
+    one = side_by_side["one-node"].speed
+    measure("replicas_of_one_together", side_by_side[REPLICAS].speed.together / one.together, n=TOGETHER)
+    measure("tensor_of_one_alone", side_by_side["tensor"].speed.alone / one.alone)
+    measure("tensor_of_one_together", side_by_side["tensor"].speed.together / one.together, n=TOGETHER)
+    measure("pipeline_of_one_alone", side_by_side["pipeline"].speed.alone / one.alone)
+    measure("pipeline_of_one_together", side_by_side["pipeline"].speed.together / one.together, n=TOGETHER)
+    measure.judge()
