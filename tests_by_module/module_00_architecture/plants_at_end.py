@@ -11,6 +11,7 @@ from fixtures.basics.deadline import Deadline
 from fixtures.clients.etcd import EtcdUnavailable
 from fixtures.clients.nats import connected
 from fixtures.cluster.nodes import Node
+from fixtures.drift.kernel import Message, Said
 from fixtures.plants.background import Background
 from fixtures.plants.plant import Plant, point, with_argv
 from fixtures.plants.processes import MegabyteOfEach
@@ -174,3 +175,28 @@ class ClockSet(Plant):
         script = PYTHON_WITH_CLOCK.format(python=node.python, counter=f"{node.workdir}/looks")
         node.put("python-with-clock", script.encode(), mode=0o755)
         node.python = f"{node.workdir}/python-with-clock"
+
+
+class GpuOffTheBus(Plant):
+    """The kernel of a node is reported to say that a GPU has fallen off the bus (a fake: none has)."""
+
+    catches = {"M00-24": "a GPU failed"}
+    says = "NVRM: Xid (PCI:0000:01:00): 79, pid=1, GPU has fallen off the bus."
+
+    @point("module_00.kernel")
+    def reported(self, said: dict[str, Said]) -> dict[str, Said]:
+        first = next(iter(said))
+        message = Message(age_s=1.0, text=self.says)
+        return {**said, first: said[first].model_copy(update={"times": 1, "messages": [message]})}
+
+
+class NodeStartedAgain(Plant):
+    """A node is reported to have started again a second ago, after its GPU driver found no memory (a fake)."""
+
+    catches = {"M00-24": "started again"}
+
+    @point("module_00.kernel")
+    def reported(self, said: dict[str, Said]) -> dict[str, Said]:
+        first = next(iter(said))
+        before = ["NVRM: nvCheckOkFailedNoLog: Check failed: Out of memory [NV_ERR_NO_MEMORY]"]
+        return {**said, first: said[first].model_copy(update={"up_s": 1.0, "before": before})}

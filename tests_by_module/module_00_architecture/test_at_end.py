@@ -10,8 +10,9 @@ from fixtures.basics.errors import CouldNotLook, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.parallel import in_parallel
 from fixtures.basics.printable import head
-from fixtures.drift import judges
+from fixtures.drift import judges, kernel
 from fixtures.drift.chart import over_the_run
 from fixtures.drift.history import fixed_request
 from fixtures.drift.sample import FIXED_REQUEST, Sample
@@ -219,3 +220,31 @@ def test_no_clock_is_set(samples: Sequence[Sample], measure: Measure, evidence: 
                 )
     wrong.judge()
     require_all("clocks", [each.node for each in steps], judges.unseen_nodes(samples[-1]))
+
+
+@check(
+    "M00-24",
+    judged="what the kernel of each node has said since the run began, against sentences of faults (Xid, PCIe, memory, "
+    "disks, adapters); and that no node has started again. A corrected error or a stuck task is told and does not fail",
+    evidence="table of messages; of a node that started again, the last that its kernel had said",
+    by_hand="dmesg -T | grep -E 'Xid|AER|NV_ERR_NO_MEMORY|Hardware Error'; journalctl -k -b -1 -n 50; uptime",
+)
+def test_no_kernel_reports_a_fault(run: Run, deployment: Deployment, evidence: Evidence):
+    """No node's kernel reports that hardware, a driver or memory failed, and no node starts again in mid-run."""
+    since_s = run.history.age_s
+    nodes = run.nodes()
+    said = dict(zip(nodes, in_parallel(lambda node: kernel.look(node, since_s), list(nodes.values())), strict=True))
+    said = run.at("module_00.kernel", said)
+    wrong, rows = Findings(), []
+    for name, each in said.items():
+        rows += [[name, fault.row.means, fault.times, fault.first.text] for fault in kernel.faults(each)]
+        wrong.extend((f"{name}: {fault}" for fault in kernel.faults(each) if fault.row.fails), node=name)
+        if each.up_s < since_s:
+            why = kernel.last_fault(each.before) or "nothing is kept of why"
+            wrong.add(f"{name} started again {each.up_s:.0f} s ago, while the run went on: {why}", node=name)
+            evidence.text(f"{name}, before it started again", "\n".join(each.before) or "nothing is kept")
+    evidence.table("what kernels said", ["node", "what it means", "times", "first"], rows)
+    wrong.judge()
+    seen = [name for name in said if said[name].readable]
+    hidden = "its user may not read /dev/kmsg nor `journalctl -k` (group adm, or sysctl kernel.dmesg_restrict=0)"
+    require_all("kernels' messages", seen, {name: hidden for name in said if name not in seen})
