@@ -225,7 +225,7 @@ def test_no_clock_is_set(samples: Sequence[Sample], measure: Measure, evidence: 
 @check(
     "M00-24",
     judged="what the kernel of each node has said since the run began, against sentences of faults (Xid, PCIe, memory, "
-    "disks, adapters); and that no node has started again. A corrected error or a stuck task is told and does not fail",
+    "disks, adapters); and that no node has started again. A corrected error or a stuck task is shown only",
     evidence="table of messages; of a node that started again, the last that its kernel had said",
     by_hand="dmesg -T | grep -E 'Xid|AER|NV_ERR_NO_MEMORY|Hardware Error'; journalctl -k -b -1 -n 50; uptime",
 )
