@@ -186,8 +186,8 @@ class GpuOffTheBus(Plant):
     @point("module_00.kernel")
     def reported(self, said: dict[str, Said]) -> dict[str, Said]:
         first = next(iter(said))
-        message = Message(age_s=1.0, text=self.says)
-        return {**said, first: said[first].model_copy(update={"times": 1, "messages": [message]})}
+        lost = {"gpu_lost": Message(times=1, age_s=1.0, text=self.says)}
+        return {**said, first: said[first].model_copy(update={"faults": lost})}
 
 
 class NodeStartedAgain(Plant):

@@ -237,8 +237,9 @@ def test_no_kernel_reports_a_fault(run: Run, deployment: Deployment, evidence: E
     said = run.at("module_00.kernel", said)
     wrong, rows = Findings(), []
     for name, each in said.items():
-        rows += [[name, fault.row.means, fault.times, fault.first.text] for fault in kernel.faults(each)]
-        wrong.extend((f"{name}: {fault}" for fault in kernel.faults(each) if fault.row.fails), node=name)
+        rows += [[name, row.means, message.times, message.text] for row, message in each.told()]
+        failed = [kernel.describe(row, message) for row, message in each.told() if row.fails]
+        wrong.extend((f"{name}: {fault}" for fault in failed), node=name)
         if each.up_s < since_s:
             why = kernel.last_fault(each.before) or "nothing is kept of why"
             wrong.add(f"{name} started again {each.up_s:.0f} s ago, while the run went on: {why}", node=name)
