@@ -33,7 +33,7 @@ from fixtures.run import Run
 STANDS_STILL_S, EVERY_S = 60, 5.0
 LOOKS_WITHIN_S, ENDS_WITHIN_S = 20, 10
 # what speed is told by: decoding, next to which the prompts count little
-TOGETHER, PROMPT_TOKENS = 8, 16
+TOGETHER, PROMPT_TOKENS = 16, 16
 GENERATED: dict[str, Any] = {"max_tokens": 64, "temperature": 0, "ignore_eos": True, "timeout_s": 120}
 # Dynamo's time of the line that it writes once all is imported (ai-dynamo 1.4 and 1.6)
 IMPORTED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z.*Initializing KV store discovery backend")

@@ -147,9 +147,9 @@ def test_a_second_start_is_like_the_first(twice: list[Seen], measure: Measure, e
 @check(
     "M13-17",
     judged="the first model in one engine, in one on each node, and in one over all nodes by tensor and by pipeline: "
-    "tokens a second of one request and of eight at once, over those of one engine",
+    "tokens a second of one request and of sixteen at once, over those of one engine",
     evidence="table of layouts",
-    by_hand="vllm bench serve --max-concurrency 1, and 8, against each launch of `python -m fixtures fit MODEL`",
+    by_hand="vllm bench serve --max-concurrency 1, and 16, against each launch of `python -m fixtures fit MODEL`",
 )
 @pytest.mark.nightly
 def test_layouts_are_compared(side_by_side: dict[str, Seen], measure: Measure, evidence: Evidence):
