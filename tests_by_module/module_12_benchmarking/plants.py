@@ -176,25 +176,16 @@ class WorkerHalfAsFast(OnOneMachine, SettingsPlant):
 
 
 class CollapsesUnderLoad(OnTheWay):
-    """A proxy before the frontend holds each request for 1.5 s while more than 22 are there."""
+    """A proxy before the frontend holds each answer for 1.5 s while more than 22 are under way."""
 
     catches = {"M12-04": "throughput_held", "M12-05": "first_token_way_ms"}
     nightly = True
-    there = 0
-
-    async def received(self, request: web.Request) -> bytes:
-        if request.path in COMPLETIONS:
-            self.there += 1
-            if self.there > 22:  # as in the sweep at its highest, and not at 75 % of the knee
-                await asyncio.sleep(1.5)
-        return await request.read()
 
     async def stream(self, exchange: Exchange, events: Events) -> Events:
-        try:
-            async for event in events:
-                yield event
-        finally:
-            self.there -= 1
+        if self.in_flight > 22:  # as in the sweep at its highest, and not at 75 % of the knee
+            await asyncio.sleep(1.5)
+        async for event in events:
+            yield event
 
 
 class SlowAfterOverload(OnTheWay):
