@@ -100,7 +100,8 @@ def arriving(seed: int, found_knee: Knee, loads: Loads, sizes: Sizes) -> Arrivin
 
     def at(percent: int, name: str, number: int) -> Sent:
         rate_per_s = found_knee.at.requests_per_s * percent / 100
-        return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number))
+        count = round(sizes.requests * min(1, percent / RECOVERS_AT))  # at less than that no longer than at that
+        return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number, count))
 
     by_percent = {each: at(each, f"{each} % of the knee", number) for number, each in enumerate(RATES)}
     return Arriving(by_percent, at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES)))

@@ -133,7 +133,7 @@ class TokensCountedTwice(OnTheWay):
 
 
 class TokenHeldBack(OnTheWay):
-    """A proxy before the frontend holds one chunk in 50 back for half a second."""
+    """A proxy before the frontend holds one chunk in 50 back for 0.3 s."""
 
     catches = {"M12-07": "longest_pause_of_itl_p95"}
     nightly = True
@@ -145,7 +145,7 @@ class TokenHeldBack(OnTheWay):
     async def stream(self, exchange: Exchange, events: Events) -> Events:
         async for event in events:
             if not next(self._passed) % 50:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.3)
             yield event
 
 
@@ -176,13 +176,13 @@ class WorkerHalfAsFast(OnOneMachine, SettingsPlant):
 
 
 class CollapsesUnderLoad(OnTheWay):
-    """A proxy before the frontend holds each answer for 1.5 s while more than 22 are under way."""
+    """A proxy before the frontend holds each answer for 1.5 s while more than 28 are under way."""
 
     catches = {"M12-04": "throughput_held", "M12-05": "first_token_way_ms"}
     nightly = True
 
     async def stream(self, exchange: Exchange, events: Events) -> Events:
-        if self.in_flight > 22:  # as in the sweep at its highest, and not at 75 % of the knee
+        if self.in_flight > 28:  # as in the sweep at its highest, and not at 75 % of the knee
             await asyncio.sleep(1.5)
         async for event in events:
             yield event
