@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -14,7 +13,6 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.product.deployments import placement
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
@@ -103,10 +101,8 @@ def default_lease(run: Run) -> Iterator[ManagedDeployment]:
 
     It has several frontends: where one's lease stands among its reconnections is chance, and decides whether it ends.
     """
-    alone = placement.declared(run.inventory.nodes)
-    alone = replace(alone, frontends=alone.frontends * FRONTENDS, workers={next(iter(alone.workers)): 1}, types={})
     with run.own_deployment(
-        "module_04.default-lease", placed=alone, lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv"
+        "module_04.default-lease", frontends=FRONTENDS, lease_ttl_s=DEFAULT_LEASE_TTL_S, router_mode="kv"
     ) as deployment:
         pause(AGE_S, "the lease to age")
         yield deployment
