@@ -15,8 +15,10 @@ from fixtures.basics.printable import head
 from fixtures.clients.answer import Answer
 from fixtures.clients.inference import complete
 from fixtures.cluster.inventory.served_model import ModelSpec
+from fixtures.fit.models import SERVED
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
+from tests_by_module.module_13_large_models.sizing import named
 
 AT_ONCE = 8
 # half a token a second: nobody waits longer for an answer of ANSWER_TOKENS
@@ -26,7 +28,7 @@ SHOWN = 20
 
 @pytest.fixture(scope="module")
 def model(run: Run) -> ModelSpec:
-    return run.inventory.model(run.inventory.with_role("worker")[0].dynamo_model)
+    return run.inventory.model(named(run, SERVED))
 
 
 @pytest.fixture(scope="module")
