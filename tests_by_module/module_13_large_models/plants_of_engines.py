@@ -6,7 +6,7 @@ from dataclasses import replace
 from fixtures.basics.deadline import Deadline
 from fixtures.cluster.nodes import Node
 from fixtures.plants.engines import of_other_weights, other_weights_in_place
-from fixtures.plants.plant import Plant, point, with_argv
+from fixtures.plants.plant import Plant, SettingsPlant, point, with_argv
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.dynamo import Worker
 
@@ -87,16 +87,12 @@ class WorkersOfOtherWeights(EnginePlant):
             worker.model = replace(worker.model, path=of_other_weights(worker.node, worker.model.path))
 
 
-class ReplicasTakeOneAtATime(EnginePlant):
+class ReplicasTakeOneAtATime(EnginePlant, SettingsPlant):
     """Each of the replicas serves one request at a time."""
 
     catches = {"M13-17": "replicas_of_one_together"}
     on = ("module_13.*_replicas",)
-
-    def workers(self, workers: list[Worker]) -> list[Worker]:
-        for worker in workers:
-            with_argv(worker, lambda argv: [*argv, "--max-num-seqs", "1"])
-        return workers
+    worker = {"worker_args": ("--max-num-seqs", "1")}
 
 
 class RotaryCureTakenAway(EnginePlant):
