@@ -67,10 +67,10 @@ def night(data: Any, name: str = "run.json") -> Night:
     return night_of(data, why_not, name)
 
 
-def slower(comparison: dict[str, Any] | None) -> list[str]:
-    """What of a comparison rejects the run."""
+def slower(comparison: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The metrics of a comparison that reject the run."""
     metrics = comparison["metrics"] if comparison else []
-    return [each["sentence"] for each in metrics if each["word"] == "slower than allowed"]
+    return [each for each in metrics if each["word"] == "slower than allowed"]
 
 
 def told(comparison: dict[str, Any] | None) -> list[str]:

@@ -65,6 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
                 check_reference(reference, time.time())
         except Refused as error:
             raise pytest.UsageError(f"--compare {given}: {error}") from None
+        if settings.plant and settings.plant.compared and not reference:
+            raise pytest.UsageError(
+                f"--plant {settings.plant.name}: a comparison shows it: save a reference, then add --compare latest"
+            )
         save = config.getoption("save_reference")
         if save and settings.plant:
             raise pytest.UsageError(f"--save-reference: a run with the plant {settings.plant.name} cannot be one")

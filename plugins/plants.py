@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fixtures.basics.check_source import SITE_ID, TESTS, SiteChecks
+from plugins.against import slower
 
 if TYPE_CHECKING:
     from fixtures.plants.plant import Plant
@@ -106,8 +107,8 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
     """Whether the run of this record (run.json, with its verdict) has caught `plant`.
 
     It has when each check that the plant names is red for its reason, and no other. Red is `failed`, or `error:
-    blocked by ID` with a named ID: the bring-up that the plant broke. `selected`: the ids of the checks that the run
-    selected, None for all.
+    blocked by ID` with a named ID: the bring-up that the plant broke; or a metric of the check is slower than the
+    reference allows. `selected`: the ids of the checks that the run selected, None for all.
     """
     found = []
     broken: set[str] = set()
@@ -125,6 +126,12 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
             red.setdefault(name, []).append("\ncause: ".join([reason, *causes]))
         elif not blocked:
             found.append(f"{name} is red as well: {reason}")
+    got_slower = {each["sentence"]: each["check"] for each in slower(record.get("comparison"))}
+    for sentence, name in got_slower.items():
+        if name in plant.catches:
+            red.setdefault(name, []).append(sentence)
+        else:
+            found.append(f"got slower as well: {sentence}")
     not_selected = tuple(name for name in plant.catches if selected is not None and name not in selected)
     for name, word in plant.catches.items():
         if name not in red and name not in broken and name not in not_selected:
@@ -136,7 +143,7 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
         found.append(f"none of the checks that must catch it was selected: {', '.join(not_selected)}")
     elif (record["verdict"], record["exit_status"]) != ("REJECTED", 1):
         found.append(f"the verdict is {record['verdict']}, exit status {record['exit_status']}")
-    found += [f"problem: {problem}" for problem in record["problems"]]
+    found += [f"problem: {problem}" for problem in record["problems"] if problem not in got_slower]
     found += [f"tear-down: {error}" for error in record["tear_down_errors"]]
     word = NOT_CAUGHT if found else IN_PART if not_selected else CAUGHT
     by = tuple(name for name, said in plant.catches.items() if any(said in reason for reason in red.get(name, ())))

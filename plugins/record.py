@@ -182,7 +182,7 @@ class Recorder:
             "kept": run["kept"],
         }
         self.data["comparison"] = comparison = self.nights.found(self.data) if self.nights else None
-        self.problems += slower(comparison)
+        self.problems += [each["sentence"] for each in slower(comparison)]
         self.data = redacted(self.data)
         self._judge(exitstatus, selected_ids)
         if mismatch := schema_mismatch(self.data):

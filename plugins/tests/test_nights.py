@@ -30,6 +30,14 @@ BOUNDS = """
       not_compared_ms: {recorded: true, unit: ms, source: made up}
 """
 
+PLANTS = """
+from fixtures.plants.plant import Plant
+class Slow(Plant):
+    "All takes longer."
+    catches = {"M00-01": "slower than allowed"}
+    compared = True
+"""
+
 
 @pytest.fixture
 def nightly(suite):
@@ -71,6 +79,20 @@ def edited(suite, name: str, **changes: object) -> str:
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(suite.record() | changes), encoding="utf-8")
     return str(folder)
+
+
+def test_a_plant_that_a_comparison_shows_needs_one_and_is_caught_by_it(nightly, monkeypatch):
+    nightly.write("tests_by_module/module_00_fake/plants.py", PLANTS)
+    refused = nightly.run("--plant", "slow")
+    assert refused.ret == 4 and not os.listdir(nightly.path / "reports")
+    refused.stderr.fnmatch_lines(["ERROR: --plant slow: a comparison shows it: save a reference, then add --compare*"])
+
+    nightly.run("--save-reference", "-n", "2")
+    same = nightly.run("--compare", "latest", "-n", "2", "--plant", "slow")
+    same.stdout.fnmatch_lines(["plant slow: NOT CAUGHT: M00-01 stays passed; the verdict is ACCEPTED, exit status 0"])
+    monkeypatch.setenv("FAKE_SLOWER", "1.2")
+    slow = nightly.run("--compare", "latest", "-n", "2", "--plant", "slow")
+    slow.stdout.fnmatch_lines(["plant slow: CAUGHT by M00-01, as expected"])
 
 
 def test_a_stale_reference_and_one_of_another_machine_are_refused_by_name(nightly):

@@ -46,6 +46,10 @@ def test_plant_is_caught_and_nothing_else_turns_red(plant: type[Plant], whole: b
     chosen = [f"{TESTS}/{module}" for module in modules_of(plant)] if whole else short_form(plant)
     chosen += ["-m", "not nightly"]  # the long form of a check has the same judge
     where = {"inventory": plant.inventory, "private_network": plant.private_network}
+    if plant.compared:
+        reference = run_suite(suite, *chosen, "--save-reference", **where)
+        assert reference.exit_status == 0, reference.output
+        chosen += ["--compare", "latest"]
     run = run_suite(suite, *chosen, "--plant", plant.name, **where)
     assert (run.record["plant"]["word"], run.exit_status) == (CAUGHT, 1), run.output
     assert run.record["plant"]["line"] in run.output.splitlines()
@@ -167,6 +171,27 @@ def test_judge_tells_what_is_wrong(change: Callable[[dict[str, Any]], object], t
     found = judge(MadeUp, record)
     assert found.word == NOT_CAUGHT and len(found.why_not) == 1 and told in found.why_not[0], found
     assert found.line == f"plant made_up: NOT CAUGHT: {found.why_not[0]}"
+
+
+def metric(check: str, word: str) -> dict[str, Any]:
+    return {"check": check, "word": word, "sentence": f"{check} ttft_ms is 99 ms: {word}"}
+
+
+def test_judge_counts_what_got_slower_than_the_reference_allows() -> None:
+    record = made_up_record()
+    record["checks"][1].update(outcome="passed", reason="")
+    slow, fast = metric("M90-02", "slower than allowed"), metric("M90-03", "faster")
+    slow["sentence"] += ", too late"
+    record |= {"comparison": {"metrics": [slow, fast]}, "problems": [slow["sentence"]]}
+    found = judge(MadeUp, record)
+    assert (found.word, found.by) == (CAUGHT, ("M90-01", "M90-02")), found
+
+
+def test_judge_names_another_metric_that_got_slower() -> None:
+    record, other = made_up_record(), metric("M90-03", "slower than allowed")
+    record |= {"comparison": {"metrics": [other]}, "problems": [other["sentence"]]}
+    found = judge(MadeUp, record)
+    assert (found.word, found.why_not) == (NOT_CAUGHT, (f"got slower as well: {other['sentence']}",)), found
 
 
 def test_judge_says_which_checks_were_not_selected() -> None:

@@ -11,6 +11,8 @@ CLIENT_CHECK = "M12-02"
 # percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
 RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
+# beyond it published replays of one and the same load differ sixfold in p99
+TAILS_UP_TO = 75
 
 
 @dataclass(frozen=True)

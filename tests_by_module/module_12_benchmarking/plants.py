@@ -10,7 +10,7 @@ from aiohttp import web
 
 from fixtures.load.request import Request
 from fixtures.plants.plant import Plant, SettingsPlant, point
-from fixtures.plants.processes import MegabyteOfEach, WithoutPrefixCaching
+from fixtures.plants.processes import MegabyteOfEach, OneThread, WithoutPrefixCaching
 from fixtures.plants.proxy import COMPLETIONS, Chunk, CorruptingProxy, Events, Exchange
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -175,6 +175,15 @@ class WorkerHalfAsFast(OnOneMachine, SettingsPlant):
     last_worker = {"worker_args": ("--speedup-ratio", "0.25")}
 
 
+class WorkersAFifthSlower(OnOneMachine, SettingsPlant):
+    """All workers take 1.2 times as long as in the reference."""
+
+    catches = {"M12-04": "slower than allowed", "M12-08": "slower than allowed"}
+    nightly = True
+    compared = True
+    worker = {"worker_args": ("--speedup-ratio", "0.4167")}
+
+
 class CollapsesUnderLoad(OnTheWay):
     """A proxy before the frontend holds each answer for 1.5 s while more than 28 are under way."""
 
@@ -186,6 +195,13 @@ class CollapsesUnderLoad(OnTheWay):
             await asyncio.sleep(1.5)
         async for event in events:
             yield event
+
+
+class FrontendWithOneThread(OnOneMachine, OneThread):
+    """The frontend has one thread, and that for a tenth of the time."""
+
+    catches = {"M12-05": "event_loop_delay_ms"}
+    nightly = True
 
 
 class SlowAfterOverload(OnTheWay):
@@ -278,6 +294,5 @@ class MegabyteKeptUnderLoad(MegabyteOfEach, OnOneMachine):
     nightly = True
 
 
-NOT_PLANTED = {
-    "M12-12": "It runs at night only, and plants are held against short forms. What AIPerf sees is proven with M12-11.",
-}
+AT_NIGHT = "It runs at night only, and plants are held against short forms. What AIPerf sees is proven with M12-11."
+NOT_PLANTED = dict.fromkeys(("M12-12", "M12-18"), AT_NIGHT)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import nan
+from statistics import median
 
 import pytest
 
@@ -15,9 +16,13 @@ from fixtures.basics.measure import Measure
 from fixtures.benchmark.knee import Knee, Loaded, knee
 from fixtures.benchmark.sending import Sent
 from fixtures.benchmark.sizes import Sizes
+from fixtures.benchmark.slo import named
+from fixtures.cluster.inventory.model import Inventory
+from fixtures.load.request import Request
 from fixtures.load.workloads import Part
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
+from tests_by_module.module_12_benchmarking.loads import TAILS_UP_TO, Arriving
 
 pytestmark = [
     pytest.mark.needs("managed", why="next_to"),
@@ -114,4 +119,63 @@ def test_aiperf_finds_the_same_knee(
     rows = [(each.concurrency, each.requests_per_s, ours[each.concurrency]) for each in seen]
     evidence.table("requests per second", ["at once", AIPERF, "ours"], rows)
     measure("aiperf_knee_of_ours", knee(seen).at.concurrency / found_knee.at.concurrency, n=len(seen))
+    measure.judge()
+
+
+@check(
+    "M12-18",
+    judged="AIPerf's own Poisson load at 25, 50, 75, 100 and 125 % of the knee's rate: every request completed; at "
+    "75 % its throughput, TTFT and ITL over ours, and how many percent of its requests keep dynamo_slo, less ours",
+    evidence="table",
+    by_hand="aiperf profile --request-rate R --arrival-pattern poisson --goodput LIMITS",
+)
+@pytest.mark.nightly
+def test_aiperf_sees_the_same_of_requests_that_arrive(
+    run: Run,
+    seed: int,
+    deployment: Deployment,
+    inventory: Inventory,
+    arriving: Arriving,
+    target: Target,
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
+):
+    """AIPerf's requests that arrive at a rate fare as ours do."""
+    tool, texts = run.tool("aiperf", target.client.node), deployment.model_files().texts
+    level = inventory.cluster.dynamo_slo
+    slo = named(level, inventory.path) if level else None
+    options = [*PINNED["options"], *([f"--goodput={slo.aiperf}"] if slo else [])]
+
+    def goodput_percent(requests: Sequence[Request]) -> float:
+        found = slo.goodput_percent(requests) if slo else None
+        return nan if found is None else found
+
+    wrong, rows, of_ours, less_ours = Findings(), [], {}, None
+    for number, (percent, ours) in enumerate(arriving.by_percent.items()):
+        plan = sizes.arriving(ours.plan.rate_per_s or 0, seed + 300 + number, ours.plan.count)
+        sent = bodies(plan, target.model_name)
+        theirs = profile(target.client.node, tool, target.urls, target.model_name, plan, sent, texts, options)
+        if len(theirs.tokens) != len(sent):
+            wrong.add(f"{AIPERF} at {ours.name}: of {len(sent)} requests {len(theirs.tokens)} were completed")
+        figures = {
+            "requests_per_s": (theirs.figures.get("requests_per_s", nan), ours.requests_per_s),
+            "ttft_p50": (theirs.figures.get("ttft_ms_p50", nan), median(ours.ttft_ms or [nan])),
+            "itl_p50": (theirs.figures.get("itl_ms_p50", nan), median(ours.itl_ms or [nan])),
+        }
+        good = (nan if theirs.good is None else 100 * theirs.good / len(sent), goodput_percent(ours.requests))
+        rows.append((ours.name, *(value for pair in (*figures.values(), good) for value in pair)))
+        if percent == TAILS_UP_TO:
+            of_ours, less_ours = {name: a / b if b else nan for name, (a, b) in figures.items()}, good[0] - good[1]
+    names = ("requests/s", "TTFT p50, ms", "ITL p50, ms", "good, %")
+    evidence.table("requests that arrive", ["load", *(f"{n}, {who}" for n in names for who in (AIPERF, "ours"))], rows)
+    count = len(arriving.by_percent[TAILS_UP_TO].completed)
+    measure("aiperf_requests_per_s_of_ours", of_ours["requests_per_s"], n=count)
+    measure("aiperf_ttft_p50_of_ours", of_ours["ttft_p50"], n=count)
+    measure("aiperf_itl_p50_of_ours", of_ours["itl_p50"], n=count)
+    if slo:
+        measure("aiperf_goodput_less_ours", less_ours, n=count)
+    else:
+        evidence.note("no service level", "dynamo_slo is not set: goodput is not compared.")
+    wrong.judge()
     measure.judge()

@@ -12,15 +12,13 @@ from fixtures.benchmark.sending import batches, mean
 from fixtures.benchmark.slo import named, profiles
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
-from tests_by_module.module_12_benchmarking.loads import RECOVERS_AT, Arriving
+from tests_by_module.module_12_benchmarking.loads import RECOVERS_AT, TAILS_UP_TO, Arriving
 
 pytestmark = [
     pytest.mark.needs("managed", why="next_to"),
     pytest.mark.needs("quiet"),
     pytest.mark.performance,
 ]
-# beyond it published replays of one and the same load differ sixfold in p99
-TAILS_UP_TO = 75
 PARTS = 5
 TTFT, LATENCY = "ttft_from_due_ms", "latency_from_due_ms"
 
