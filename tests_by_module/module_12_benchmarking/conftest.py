@@ -51,9 +51,9 @@ def sizes(profile: str) -> Sizes:
 
 
 @pytest.fixture(scope="package")
-def seed(run: Run, profile: str) -> int:
-    """Of this form's loads: a prompt that the other form has sent would be found in the workers' caches."""
-    return Random(f"{run.seed} {profile}").randrange(2**31)
+def seed(profile: str) -> int:
+    """Of this form's loads, the same in every night. A prompt of the other form would be found in the workers' caches."""
+    return Random(f"module 12 {profile}").randrange(2**31)
 
 
 @pytest.fixture(scope="package")

@@ -153,7 +153,7 @@ def test_aiperf_sees_the_same_of_requests_that_arrive(
 
     wrong, rows, of_ours, less_ours = Findings(), [], {}, None
     for number, (percent, ours) in enumerate(arriving.by_percent.items()):
-        plan = sizes.arriving(ours.plan.rate_per_s or 0, seed + 300 + number, ours.plan.count)
+        plan = sizes.arriving(ours.plan.rate_per_s or 0, seed + 600 + number, ours.plan.count)
         sent = bodies(plan, target.model_name)
         theirs = profile(target.client.node, tool, target.urls, target.model_name, plan, sent, texts, options)
         if len(theirs.tokens) != len(sent):

@@ -12,7 +12,7 @@ from fixtures.basics.percentiles import LEAST_N
 from fixtures.benchmark.accounts import wrong_with
 from fixtures.benchmark.chart import curve, pareto
 from fixtures.benchmark.knee import Knee
-from fixtures.benchmark.sending import Sent, by_worker_itl_ms, mean, tail
+from fixtures.benchmark.sending import Sent, batches, by_worker_itl_ms, mean, tail
 from fixtures.benchmark.slo import named
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.needs("quiet"),
     pytest.mark.performance,
 ]
-PARTS = 5
+PARTS = 8
 LATENCY = "latency_from_due_ms"
 TOLD = 5  # sentences on requests that are alike
 
@@ -82,8 +82,14 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
     at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
     highest = found_knee.at.requests_per_s
     measure("knee_concurrency", found_knee.at.concurrency, n=len(sweep))
-    measure("requests_per_s_at_knee", highest, n=len(at.completed))
-    measure("output_tokens_per_s_at_knee", at.tokens_per_s, n=len(at.completed), repeats=at.parts(PARTS))
+    measure("requests_per_s_at_knee", highest, n=len(at.completed), of=at.name)
+    parts = at.parts(PARTS)
+    measure("output_tokens_per_s_at_knee", at.tokens_per_s, n=len(at.completed), repeats=parts, of=at.name)
+    below, beyond = sweep[1], sweep[-1]  # the same in every night, wherever the knee is found
+    ttft_ms, itl_ms, parts = below.ttft_ms, beyond.itl_ms, beyond.parts(PARTS)
+    measure("ttft_ms_below_knee", mean(ttft_ms), n=len(ttft_ms), repeats=batches(ttft_ms, PARTS), of=below.name)
+    measure("itl_ms_beyond_knee", mean(itl_ms), n=len(itl_ms), repeats=batches(itl_ms, PARTS), of=beyond.name)
+    measure("output_tokens_per_s_beyond_knee", beyond.tokens_per_s, n=len(itl_ms), repeats=parts, of=beyond.name)
     assert found_knee.bracketed, (
         f"the sweep ends before the knee: of {sweep[0].name} to {sweep[-1].name} the best is {at.name}; other "
         "concurrencies belong into fixtures/benchmark/sizes.yaml"

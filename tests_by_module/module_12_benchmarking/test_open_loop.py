@@ -8,7 +8,8 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.percentiles import LEAST_N
 from fixtures.benchmark.accounts import wrong_with
-from fixtures.benchmark.sending import batches, mean
+from fixtures.benchmark.knee import Knee
+from fixtures.benchmark.sending import mean
 from fixtures.benchmark.slo import named, profiles
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
@@ -19,7 +20,6 @@ pytestmark = [
     pytest.mark.needs("quiet"),
     pytest.mark.performance,
 ]
-PARTS = 5
 TTFT, LATENCY = "ttft_from_due_ms", "latency_from_due_ms"
 
 
@@ -31,7 +31,7 @@ TTFT, LATENCY = "ttft_from_due_ms", "latency_from_due_ms"
     by_hand="aiperf profile --request-rate R --arrival-pattern poisson",
 )
 def test_tails_are_measured_below_the_knee(
-    deployment: Deployment, arriving: Arriving, evidence: Evidence, measure: Measure
+    deployment: Deployment, found_knee: Knee, arriving: Arriving, evidence: Evidence, measure: Measure
 ):
     """Every request that arrives is answered, and its latency counts from when it was due."""
     wrong, rows = Findings(), []
@@ -42,13 +42,14 @@ def test_tails_are_measured_below_the_knee(
         rows.append((each.name, each.plan.rate_per_s, each.requests_per_s, mean(each.itl_ms), *tails))
     header = ["load", "arriving/s", "completed/s", "ITL, ms", "TTFT p95, ms", "p99", "latency p95, ms", "p99"]
     evidence.table("arriving requests", header, [[("too few" if v is None else v) for v in row] for row in rows])
-    at = arriving.by_percent[TAILS_UP_TO]
-    measure("ttft_ms_p95", at.tail(TTFT, 95), n=len(at.completed))
-    measure("latency_ms_p95", at.tail(LATENCY, 95), n=len(at.completed))
-    measure("itl_ms_mean", mean(at.itl_ms), n=len(at.completed), repeats=batches(at.itl_ms, PARTS))
-    if len(at.completed) >= LEAST_N[99]:
-        measure("ttft_ms_p99", at.tail(TTFT, 99), n=len(at.completed))
-        measure("latency_ms_p99", at.tail(LATENCY, 99), n=len(at.completed))
+    at, of = arriving.by_percent[TAILS_UP_TO], f"the knee at {found_knee.at.concurrency}"
+    count = len(at.completed)
+    measure("ttft_ms_p95", at.tail(TTFT, 95), n=count, of=of)
+    measure("latency_ms_p95", at.tail(LATENCY, 95), n=count, of=of)
+    measure("itl_ms_mean", mean(at.itl_ms), n=count, of=of)
+    if count >= LEAST_N[99]:
+        measure("ttft_ms_p99", at.tail(TTFT, 99), n=count, of=of)
+        measure("latency_ms_p99", at.tail(LATENCY, 99), n=count, of=of)
     wrong.judge()
     measure.judge()
 
