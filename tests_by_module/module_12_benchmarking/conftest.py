@@ -52,7 +52,7 @@ def sizes(profile: str) -> Sizes:
 
 @pytest.fixture(scope="package")
 def seed(profile: str) -> int:
-    """Of this form's loads, the same in every night. A prompt of the other form would be found in the workers' caches."""
+    """Of this form's loads in every night; a prompt of the other form would be found in the workers' caches."""
     return Random(f"module 12 {profile}").randrange(2**31)
 
 

@@ -178,7 +178,7 @@ class WorkerHalfAsFast(OnOneMachine, SettingsPlant):
 class WorkersAFifthSlower(OnOneMachine, SettingsPlant):
     """All workers take 1.2 times as long as in the reference."""
 
-    catches = {"M12-04": "slower than allowed", "M12-08": "slower than allowed"}
+    catches = {"M12-04": "itl_ms_beyond_knee"}
     nightly = True
     compared = True
     worker = {"worker_args": ("--speedup-ratio", "0.4167")}
