@@ -26,6 +26,7 @@ TORN_DOWN_WITHIN_S = 300
 AFTER_ITS_END: dict[str, Any] = {"transcript": [], "deployments": [], "processor": []}  # they hold the tear-down too
 EMPTY = {
     "nodes": [],
+    "left_out": [],
     "versions": {},
     "topology": {"components": [], "edges": []},
     "timeline": [],
@@ -181,7 +182,7 @@ def collect_records(
             have = merged["topology"][key]
             have += [entry for entry in part["topology"][key] if entry not in have]
         merged["timeline"] += [{**entry, "what": f"{runner}: {entry['what']}"} for entry in part["timeline"]]
-        for key in ("transcript", "deployments", "waits", "processor", "tear_down_errors", "kept"):
+        for key in ("transcript", "deployments", "waits", "processor", "tear_down_errors", "kept", "left_out"):
             merged[key] += part[key]
         answers += [part["answers"]] if part["answers"] else []
     merged["transcript"].sort(key=lambda entry: entry["at"])

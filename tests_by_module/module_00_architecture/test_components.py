@@ -48,6 +48,7 @@ def test_every_declared_node_answers(run: Run, evidence: Evidence):
     )
     declared = {spec.name for spec in run.inventory.nodes}
     assert set(found) == declared, f"expected the nodes {sorted(declared)} to answer, got {sorted(found)}"
+    Findings(run.silent).judge()
 
 
 @check(
