@@ -295,4 +295,4 @@ class MegabyteKeptUnderLoad(MegabyteOfEach, OnOneMachine):
 
 
 AT_NIGHT = "It runs at night only, and plants are held against short forms. What AIPerf sees is proven with M12-11."
-NOT_PLANTED = dict.fromkeys(("M12-12", "M12-18"), AT_NIGHT)
+NOT_PLANTED = dict.fromkeys(("M12-12", "M12-18", "M12-19"), AT_NIGHT)

@@ -1,17 +1,22 @@
 """One load from several client machines: more than one of them can send, and still one measurement."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.dynamo_versions import MetricNames
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.percentiles import percentile
 from fixtures.benchmark.sending import Sent, tail
 from fixtures.benchmark.sizes import Sizes
-from fixtures.benchmark.together import send_together
+from fixtures.benchmark.together import Pooled, aiperf_together, send_together
+from fixtures.clients.prometheus import Metrics
+from fixtures.load.health import ClientCost
 from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -23,6 +28,8 @@ pytestmark = [
     pytest.mark.performance,
 ]
 REQUESTS_EACH = 150
+# so long that the seconds by which two starts of AIPerf differ are 1 % of it
+LONG_S = 240
 
 
 @check(
@@ -47,6 +54,51 @@ def test_several_clients_are_one_measurement(
     before = deployment.frontend_metrics()
     together, loads = send_together(clients, deployment.load_url, deployment.settings.model_name, plans, late_s)
     counted = deployment.frontend_metrics().since(before)
+    judge_one_load(together, counted, names, measure, evidence, {name: it.client for name, it in loads.items()})
+
+
+@check(
+    "M12-19",
+    judged="every node with the role client runs AIPerf with half of a load or less, all at once and for three "
+    "minutes or more: within what time they began, which may be 1 % of the time in which all of them sent; requests "
+    "and tokens against the frontend's counters; percentiles of all records together, throughput over the common time",
+    evidence="table of clients",
+    by_hand="aiperf profile on each client at once, and all profile_export.jsonl together",
+)
+@pytest.mark.nightly
+def test_aiperf_on_several_clients_is_one_measurement(
+    run: Run,
+    seed: int,
+    deployment: Deployment,
+    sweep: Sequence[Sent],
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
+):
+    """AIPerf on several client machines sends one load, and its raw records are pooled."""
+    clients = [run.equipment()[spec.name] for spec in run.inventory.with_role("client")]
+    tools = [run.tool("aiperf", client.node) for client in clients]
+    names = deployment.settings.dialect.metrics
+    below = sweep[1]
+    count = math.ceil(LONG_S * below.requests_per_s / len(clients))
+    each = max(1, (below.plan.concurrency or 1) // len(clients))
+    plans = [replace(sizes.at_once(each, seed + 700 + number), count=count) for number in range(len(clients))]
+    before = deployment.frontend_metrics()
+    texts, model = deployment.model_files().texts, deployment.settings.model_name
+    together = aiperf_together(clients, tools, deployment.load_url, model, plans, texts)
+    counted = deployment.frontend_metrics().since(before)
+    judge_one_load(together, counted, names, measure, evidence)
+
+
+def judge_one_load(
+    together: Pooled,
+    counted: Metrics,
+    names: MetricNames,
+    measure: Measure,
+    evidence: Evidence,
+    costs: Mapping[str, ClientCost] | None = None,
+) -> None:
+    """Whether the pooled records are of one load, and all that the frontend has counted meanwhile."""
     ttft_ms = {
         name: [1000 * each.ttft_s for each in own if each.ttft_s is not None and each.outcome == COMPLETED]
         for name, own in together.by_client.items()
@@ -57,7 +109,7 @@ def test_several_clients_are_one_measurement(
             len(own),
             sum(each.output_tokens for each in own),
             percentile(ttft_ms[name], 95),
-            loads[name].client.cpu_share_max,
+            costs[name].cpu_share_max if costs else "",
         )
         for name, own in together.by_client.items()
     ]
@@ -73,7 +125,7 @@ def test_several_clients_are_one_measurement(
     if told != tokens:
         wrong.add(f"usage has {tokens} tokens, and the frontend counted {told:g}")
     wrong.judge()
-    measure("began_apart_percent", 100 * together.apart_s / together.long_s, n=len(clients))
+    measure("began_apart_percent", 100 * together.apart_s / together.long_s, n=len(together.by_client))
     measure("output_tokens_per_s", together.tokens_per_s, n=len(together.inside))
     measure("ttft_ms_p95", tail(every, 95), n=len(every))
     measure.judge()
