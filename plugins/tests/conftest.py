@@ -98,6 +98,7 @@ class FakeRun:
     def record(self):
         return {
             "nodes": [{"name": "local", "roles": ["worker"], "address": "127.0.0.1", "facts": {"cpu": "2"}}],
+            "left_out": os.environ.get("FAKE_LEFT_OUT", "").splitlines(),
             "versions": {"ai-dynamo": "1.6.1"},
             "topology": {
                 "components": [

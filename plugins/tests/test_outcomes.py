@@ -288,3 +288,21 @@ def test_where_versions_are_mixed_a_defect_of_either_may_show_and_need_not(suite
     )
     suite.run()
     assert suite.outcomes() == {"M00-01": "known_defect", "M00-02": "passed", "M00-03": "failed"}
+
+
+@pytest.mark.parametrize("runners", [[], ["-n", "2"]], ids=["alone", "over-runners"])
+def test_nodes_that_were_left_out_reject_the_run_once(suite, monkeypatch, runners):
+    silent = "left out, since it does not answer: node-7: connection refused"
+    monkeypatch.setenv("FAKE_LEFT_OUT", silent)
+    suite.module(0, CHECK_OF_NODES.format(check="M00-02"))
+    assert suite.run(*runners).ret == 1 and suite.record()["problems"] == [silent]
+    suite.module(0, CHECK_OF_NODES.format(check="M00-01").replace("pass", "assert 0, 'left out: node-7'"))
+    assert suite.run(*runners).ret == 1 and suite.record()["problems"] == []
+
+
+CHECK_OF_NODES = """
+    @pytest.mark.check("{check}")
+    def test_nodes():
+        "Every node answers."
+        pass
+"""

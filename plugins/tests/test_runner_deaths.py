@@ -233,7 +233,9 @@ def pytest_configure(config):
 @pytest.mark.parametrize("half", [b"", b'{"nodes": [', b'{"owner": "\xc3'])
 def test_a_record_that_is_not_finished_is_told_and_the_others_count(tmp_path, half):
     (tmp_path / "runner-gw0.json").write_bytes(half)
-    whole = '{"nodes": [], "versions": {}, "topology": {"components": [], "edges": []}, "timeline": [], '
+    whole = (
+        '{"nodes": [], "left_out": [], "versions": {}, "topology": {"components": [], "edges": []}, "timeline": [], '
+    )
     whole += '"deployments": [], "waits": [], "processor": [], '
     (tmp_path / "runner-gw1.json").write_text(
         f'{whole}"transcript": [], "tear_down_errors": ["one"], "kept": [], "answers": {{}}}}'
