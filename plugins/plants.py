@@ -106,9 +106,9 @@ class Judgement:
 def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] | None = None) -> Judgement:
     """Whether the run of this record (run.json, with its verdict) has caught `plant`.
 
-    It has when each check that the plant names is red for its reason, and no other. Red is `failed`, or `error:
-    blocked by ID` with a named ID: the bring-up that the plant broke; or a metric of the check is slower than the
-    reference allows. `selected`: the ids of the checks that the run selected, None for all.
+    It has when each check that the plant names is red for its reason, and no other but those that may be. Red is
+    `failed`, or `error: blocked by ID` with a named ID: the bring-up that the plant broke; or a metric of the check is
+    slower than the reference allows. `selected`: the ids of the checks that the run selected, None for all.
     """
     found = []
     broken: set[str] = set()
@@ -124,7 +124,7 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
         elif name in plant.catches:
             causes = [each["cause"] for each in check["found_causes"]]
             red.setdefault(name, []).append("\ncause: ".join([reason, *causes]))
-        elif not blocked:
+        elif not blocked and not (name in plant.may_catch and plant.may_catch[name] in reason):
             found.append(f"{name} is red as well: {reason}")
     got_slower = {each["sentence"]: each["check"] for each in slower(record.get("comparison"))}
     for sentence, name in got_slower.items():

@@ -74,6 +74,7 @@ def test_plants_name_checks_and_failures_that_exist() -> None:
     inventories = {path.stem for path in (ROOT / "inventory").glob("*.yaml")}
     for plant in PLANTS.values():
         assert plant.catches and all(plant.catches.values()), f"{plant.name} catches nothing, or says no word"
+        assert plant.may_catch.keys() <= known - plant.catches.keys() and all(plant.may_catch.values()), plant.name
         assert plant.catches.keys() <= known, f"{plant.name}: there is no {plant.catches.keys() - known}"
         assert failures.issuperset(plant.failures), (
             f"{plant.name}: not in fixtures/basics/known_failures.yaml: {plant.failures}"
@@ -171,6 +172,21 @@ def test_judge_tells_what_is_wrong(change: Callable[[dict[str, Any]], object], t
     found = judge(MadeUp, record)
     assert found.word == NOT_CAUGHT and len(found.why_not) == 1 and told in found.why_not[0], found
     assert found.line == f"plant made_up: NOT CAUGHT: {found.why_not[0]}"
+
+
+def test_judge_takes_a_check_that_may_be_red_for_its_reason_alone() -> None:
+    class SeenOnGpus(Plant):
+        """Breaks the bring-up."""
+
+        catches = MadeUp.catches
+        may_catch = {"M90-03": "too slow"}  # noqa: RUF012
+
+    record = made_up_record()
+    assert judge(SeenOnGpus, record).word == CAUGHT
+    changed(2, outcome="failed", reason="a transfer is too slow")(record)
+    assert judge(SeenOnGpus, record).word == CAUGHT
+    changed(2, outcome="failed", reason="why")(record)
+    assert judge(SeenOnGpus, record).why_not == ("M90-03 is red as well: why",)
 
 
 def metric(check: str, word: str) -> dict[str, Any]:
