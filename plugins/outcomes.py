@@ -127,7 +127,8 @@ def pytest_runtest_makereport(
         _show(report, outcome, reason)
     elif report.when == "call" and state.returned and state.outcome is None:
         state.outcome = "passed"
-    if state.outcome == "passed" and report.when == "call" and (defects := _known_defects(item, all)):
+    always = [it for it in _known_defects(item, all) if not it.get("sometimes")] if state.outcome == "passed" else []
+    if report.when == "call" and (defects := always):
         state.outcome = "failed"
         known = (f"{each['issue']} ({each['reason']}) is said to hold for {each['versions']}" for each in defects)
         state.reason = f"unexpectedly passes: {'; '.join(known)}"

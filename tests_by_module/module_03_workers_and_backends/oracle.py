@@ -75,6 +75,9 @@ def _compared(run: Run, deployment: Deployment, equipment: Equipment, dtype: str
     for at_once in (1, len(prompts)):
         answers = ask_all(deployment.endpoint, prompts, max_tokens=TOKENS, at_once=at_once)
         rounds.append(
-            [compare(name, expected[name], answered(name, each), NOTHING_TOO_MUCH) for name, each in answers.items()]
+            [
+                compare(name, expected[name], answered(name, each, partly=True), NOTHING_TOO_MUCH)
+                for name, each in answers.items()
+            ]
         )
     return Compared(dtype, *rounds)

@@ -10,8 +10,9 @@ from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_03_workers_and_backends.peers import Peers
 
 TOKENS, LONGEST_BLOCKS = 16, 8
-# prompt, worker, the type's first worker, the first token that differs (None: none does), how far apart
-Distance = tuple[str, str, str, int | None, float]
+# prompt, worker, the type's first worker, the first token that differs (None: none does), how far apart, what of both
+# answers was not told
+Distance = tuple[str, str, str, int | None, float, str]
 
 
 def distances(deployment: Deployment, type_: Peers, nonce: str) -> list[Distance]:
@@ -26,11 +27,19 @@ def distances(deployment: Deployment, type_: Peers, nonce: str) -> list[Distance
             each.hex_id: answered(
                 f"worker {each.hex_id}, {prompt.name}",
                 ask(deployment.endpoint, prompt, max_tokens=TOKENS, pinned_to=each.instance_id),
+                partly=True,
             )
             for each in type_.workers
         }
         found += [
-            (prompt.name, each.hex_id, first.hex_id, *apart(told[first.hex_id], told[each.hex_id])) for each in others
+            (
+                prompt.name,
+                each.hex_id,
+                first.hex_id,
+                *apart(told[first.hex_id], told[each.hex_id]),
+                told[first.hex_id].untold or told[each.hex_id].untold,
+            )
+            for each in others
         ]
     return found
 

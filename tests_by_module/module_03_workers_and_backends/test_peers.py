@@ -158,21 +158,30 @@ def test_workers_count_alike(deployment: Deployment, asked: list[Peers], evidenc
     causes=[34],
 )
 @pytest.mark.needs("real_engine", role="worker")
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.4,<1.5",
+    shows=r"16 token ids and 1 log probabilities",
+    reason="With SGLang 0.5.16 an answer that is not streamed has the log probability of its first token alone.",
+    engine="sglang",
+)
 def test_workers_answer_alike(
     run: Run, inventory: Inventory, deployment: Deployment, asked: list[Peers], measure: Measure, evidence: Evidence
 ):
     """Workers of one type give the same greedy tokens for the same prompts."""
     rows = [row for type_ in asked for row in distances(deployment, type_, run.run_id)]
     evidence.table(
-        "against the first worker", ["prompt", "worker", "first", "first token that differs", "difference"], rows
+        "against the first worker",
+        ["prompt", "worker", "first", "first token that differs", "difference", "log probabilities missing"],
+        rows,
     )
-    farthest = max(far for *_, far in rows)
+    farthest = max(far for *_, far, _ in rows)
     if dtypes(inventory) == {"float32"}:
         bound = measure("logprob_distance", farthest, n=len(rows))
     else:
         bound = measure("logprob_distance_in_16_bits", farthest, n=len(rows))
     wrong = Findings()
-    for name, worker, first, position, far in rows:
+    for name, worker, first, position, far, _ in rows:
         if replace(bound, value=far).judgement == "fail":
             where = "no token differs" if position is None else f"token {position} is the first that differs"
             wrong.add(
@@ -180,6 +189,8 @@ def test_workers_answer_alike(
                 f"by {far:.2g}, expected {bound.threshold}"
             )
     wrong.judge()
+    untold = [f"{name}: {told}" for name, *_, told in rows if told]
+    assert not untold, f"{len(untold)} answers were compared by their tokens alone: {untold[0]}"
 
 
 @check(

@@ -48,3 +48,5 @@ def test_greedy_answers_equal_those_of_transformers(
         measure("logprob_gap_in_16_bits_max", max(each.logprob_gap for each in of_16_bits), n=len(of_16_bits))
         measure("logprob_error_in_16_bits_max", max(each.logprob_error for each in of_16_bits), n=len(of_16_bits))
     measure.judge()
+    untold = [f"{name}, {each.prompt}: {each.untold}" for name, each in compared if each.untold]
+    assert not untold, f"{len(untold)} answers were compared by their tokens alone: {untold[0]}"

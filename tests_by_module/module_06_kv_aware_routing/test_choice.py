@@ -128,6 +128,13 @@ def test_salted_prompts_are_not_predicted_to_hit(deployment: Deployment, traces:
     causes=[6],
 )
 @pytest.mark.needs("real_engine", role="worker")
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.4,<1.5",
+    shows=r"a prompt with another salt reused somebody else's blocks",
+    reason="Dynamo's worker of SGLang does not give the cache salt to the engine, so that others' blocks are reused",
+    engine="sglang",
+)
 def test_salted_prompts_reuse_nothing_of_others(deployment: Deployment, traces: Traces):
     """A worker reuses blocks of the same cache salt and none of another salt."""
     size = traces.block_size

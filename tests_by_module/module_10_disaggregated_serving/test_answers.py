@@ -36,8 +36,22 @@ PROMPTS_EACH = 8
 FILES_ON_CARDS = ("model_info", "tokenizer", "prompt_formatter", "gen_config")
 
 
-def whole(differences: Differences) -> None:
+# of what a worker of SGLang tells, its tokens are compared
+told_partly = pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.4,<1.5",
+    shows=r"8 token ids and 1 log probabilities",
+    reason="With SGLang 0.5.16 an answer that is not streamed has the log probability of its first token alone.",
+    engine="sglang",
+)
+
+
+def judge(differences: Differences, measure: Measure) -> None:
+    """Raises AssertionError for answers that are cut short, too far off, or were told in part: that one last."""
     assert not differences.cut_short, f"cut short: {', '.join(differences.cut_short)}"
+    measure.judge()
+    untold = differences.untold
+    assert not untold, f"{len(untold)} answers were compared by their tokens alone: {untold[0]}"
 
 
 @pytest.mark.smoke
@@ -99,15 +113,15 @@ def files_of(run: Run, worker: Worker | Found, card: dict[str, Any]) -> str:
     causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights", "runtime")
+@told_partly
 def test_answers_from_transferred_kv_are_right(
     cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Answers from transferred KV are right, from one token to the longest prompt and around block boundaries."""
-    differences = oracle.differences("first", {name: each.answer for name, each in cold.items()})
+    differences = oracle.differences("first", {name: each.answer for name, each in cold.items()}, partly=True)
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
     measure("gap_of_allowed", differences.farthest / allowed, n=len(differences.compared))
-    whole(differences)
-    measure.judge()
+    judge(differences, measure)
 
 
 @check(
@@ -118,6 +132,7 @@ def test_answers_from_transferred_kv_are_right(
     causes=[33, 34, 54],
 )
 @pytest.mark.needs("weights", "runtime")
+@told_partly
 def test_repeated_prompts_get_the_same_answers(
     sides: Sides, cold: dict[str, Asked], oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
@@ -126,12 +141,11 @@ def test_repeated_prompts_get_the_same_answers(
     answers = ask_all(sides.deployment.endpoint, oracle.prompts["first"], max_tokens=ANSWER_TOKENS)
     tokens = sum(each.tokens for each in cold.values())
     counted = sides.counted_since(before, tokens)
-    differences = oracle.differences("first", answers)
+    differences = oracle.differences("first", answers, partly=True)
     evidence.table("answers", HEADERS, oracle.rows("first", differences))
     measure("prefill_cached_share", counted["prefill"].cached / tokens, n=tokens)
     measure("gap_of_allowed", differences.farthest / allowed, n=len(differences.compared))
-    whole(differences)
-    measure.judge()
+    judge(differences, measure)
 
 
 @check(
@@ -143,16 +157,16 @@ def test_repeated_prompts_get_the_same_answers(
     causes=[34, 54],
 )
 @pytest.mark.needs("weights", "runtime")
+@told_partly
 def test_answers_at_once_amid_clients_that_leave(
     crowd: Crowd, oracle: Oracle, allowed: float, measure: Measure, evidence: Evidence
 ):
     """Concurrent prompts get their own answers while other clients disconnect in mid-transfer."""
-    differences = oracle.differences("second", crowd.answers)
+    differences = oracle.differences("second", crowd.answers, partly=True)
     evidence.table("answers", HEADERS, oracle.rows("second", differences))
     measure("clients_that_left", crowd.left)
     measure("gap_of_allowed", differences.farthest / allowed, n=len(differences.compared))
-    whole(differences)
-    measure.judge()
+    judge(differences, measure)
 
 
 @check(

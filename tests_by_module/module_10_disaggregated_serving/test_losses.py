@@ -7,6 +7,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, pause, wait_until
 from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.faults import Killed, in_place
 from fixtures.faults.chart import fault_timeline
@@ -14,6 +15,7 @@ from fixtures.load.from_node import background_load
 from fixtures.load.plan import LoadPlan
 from fixtures.load.request import COMPLETED, HUNG
 from fixtures.product.deployments.deployment import Equipment
+from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
 from tests_by_module.module_10_disaggregated_serving.prefill_decode import OwnSides
 
@@ -22,12 +24,27 @@ pytestmark = [pytest.mark.needs("managed", why="breaks"), pytest.mark.needs("rea
 BEFORE, AFTER, LOST_FOR_S, SERVES_WITHIN_S = 8, 12, 5, 60
 
 
+def ended_as_well(own_sides: OwnSides, lost: Worker) -> list[str]:
+    """A few words on each worker that is not there any more, but for the one that the suite has killed."""
+    gone = [each for each in (*own_sides.prefill, *own_sides.decode) if each is not lost and not each.is_alive()]
+    return [f"{each.name} ended as well: {each.why()}" for each in gone]
+
+
 @check(
     "M10-11",
     judged="SIGKILL to prefill, then to decode, under load: none hung, and none failed once it is back; what failed "
-    "meanwhile is recorded; where there are others of its type, they go on",
+    "meanwhile is recorded; where there are others of its type, they go on; no other worker ends",
     evidence="timeline",
     by_hand="kill -9 -- -PGID of a worker under load; start it again",
+)
+@pytest.mark.known_defect(
+    issue="sglang, not reported",
+    versions=">=1.4,<1.5",
+    shows=r"decode was killed, and \S*prefill\S* ended as well",
+    reason="A prefill worker of SGLang 0.5.16 that writes to a decode worker when that dies ends by a segmentation "
+    "fault in NIXL's transfer. A supervisor must restart both",
+    engine="sglang",
+    sometimes=True,
 )
 @pytest.mark.parametrize("kind", ["prefill", "decode"])
 def test_requests_end_while_a_side_is_lost_and_it_comes_back(
@@ -74,6 +91,7 @@ def test_requests_end_while_a_side_is_lost_and_it_comes_back(
     evidence.table("ends of requests", ["end", "requests"], ends)
     if failed:
         evidence.note("what a client saw first", str(failed[0]))
+    Findings(f"{kind} was killed, and {each}" for each in ended_as_well(own_sides, worker)).judge()
     measure("hung_requests", load.outcomes[HUNG], n=len(load.requests))
     measure("failed_meanwhile_share", len(failed) / len(meanwhile) if meanwhile else None, n=len(meanwhile))
     if others:
