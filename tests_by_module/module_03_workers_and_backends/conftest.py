@@ -3,17 +3,22 @@
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Self
 
 import pytest
 
 from fixtures.basics.deadline import DeadlineExceeded
 from fixtures.basics.errors import BringUpFailed, CouldNotLook, ProcessEnded
 from fixtures.cluster.inventory.model import Inventory, RuntimeSpec
+from fixtures.cluster.probes.capabilities import computing
+from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import ProvisioningFailed
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
 from tests_by_module.module_03_workers_and_backends.engine_run import Column, be_refused, end, look, look_at_running
+from tests_by_module.module_03_workers_and_backends.engine_speed import Speed, speed_of
 from tests_by_module.module_03_workers_and_backends.oracle import Compared, judged, judged_beside
 from tests_by_module.module_03_workers_and_backends.peer_stalls import Watch
 
@@ -31,26 +36,49 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
         return [look_at_running(run.deployment(), spec, run.seed, run.run_id)]
     seen = []
     for spec in inventory.engines:
-        doing = "brought up"
-        try:
+        with Doing(spec, "brought up") as doing:
             with own(run, spec) as deployment:
-                doing = "asked"
+                doing.what = "asked"
                 column = look(deployment, spec, run.seed, run.run_id)
                 try:
                     column.compared = judged(run, deployment, spec)
                 except CouldNotLook as error:  # the others of its checks do not need it
                     column.compared = error
-                doing = "ended"
+                doing.what = "ended"
                 end(column, deployment, run.seed)
-            doing = "brought up again"
+            doing.what = "brought up again"
             refused_by_engine(run, column)
-        except ProcessEnded as error:
-            reason = f"{spec.name} fails while it is {doing}: {error.reason}"
-            raise BringUpFailed(SERVES_CHECK, reason, causes=error.causes) from error
-        except (ServiceFailed, DeadlineExceeded, ProvisioningFailed) as error:
-            raise BringUpFailed(SERVES_CHECK, f"{spec.name} fails while it is {doing}: {error}") from None
         seen.append(column)
     return seen
+
+
+@pytest.fixture(scope="package")
+def speeds(run: Run, inventory: Inventory, client: Equipment) -> list[Speed]:
+    """Of each engine that computes, alone on its node. Raises BringUpFailed for one that never serves, or fails."""
+    seen = []
+    for spec in computing(inventory):
+        with Doing(spec, "brought up") as doing, own(run, spec, "_load") as deployment:
+            doing.what = "measured"
+            seen.append(speed_of(deployment, spec, client))
+    return seen
+
+
+@dataclass
+class Doing:
+    """What is being done with an engine: where it fails, `M03-01` says so. Raises BringUpFailed."""
+
+    spec: RuntimeSpec
+    what: str
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        begin = f"{self.spec.name} fails while it is {self.what}"
+        if isinstance(error, ProcessEnded):
+            raise BringUpFailed(SERVES_CHECK, f"{begin}: {error.reason}", causes=error.causes) from error
+        if isinstance(error, ServiceFailed | DeadlineExceeded | ProvisioningFailed):
+            raise BringUpFailed(SERVES_CHECK, f"{begin}: {error}") from None
 
 
 def own(run: Run, spec: RuntimeSpec, why: str = "") -> AbstractContextManager[ManagedDeployment]:

@@ -120,7 +120,7 @@ def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str)
     family = families(worker.node, [pid], [])[pid]
     taken = footprint(worker.node, [pid])[pid]
     column = Column(spec, deployment.shared, family[0]["argv"], taken)
-    column.startup = _startup(deployment, worker, spec, taken["began_at"])
+    column.startup = start_of(deployment, worker, spec, taken["began_at"])
     _question(column, deployment, seed)
     _store(column, deployment, seed, salt)
     return column
@@ -141,7 +141,8 @@ def _question(column: Column, deployment: Deployment, seed: int) -> None:
     _leave(column, deployment, seed)
 
 
-def _startup(deployment: ManagedDeployment, worker: Worker, spec: RuntimeSpec, began_at: float) -> StartUp:
+def start_of(deployment: ManagedDeployment, worker: Worker, spec: RuntimeSpec, began_at: float) -> StartUp:
+    """By its log and the phases of its deployment; `began_at` is when its process began (Unix time, s)."""
     facts, log = contract().engines[spec.engine], worker.log()
     assert worker.launched_at is not None
     registered_s = deployment.registered_at - worker.launched_at

@@ -8,12 +8,12 @@ from tests_by_module.module_03_workers_and_backends.oracle import Compared
 HEADERS = "what was seen"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"  # noqa: RUF001
 
 
-def _gb(number_of_bytes: int | None) -> str:
-    return _number(number_of_bytes and number_of_bytes / 1e9)
+def in_gb(number_of_bytes: int | None) -> str:
+    return number(number_of_bytes and number_of_bytes / 1e9)
 
 
 def _share(done: int, of: int) -> str:
@@ -35,20 +35,20 @@ ROWS: dict[str, Callable[[Column], object]] = {
     "engine": lambda column: column.runtime.engine,
     "packages": _packages,
     "kernels computed by PyTorch in their place": lambda column: ", ".join(column.stood_in) or "none",
-    "imported after, s": lambda column: _number(column.startup.imported_s),
-    "model loaded after, s": lambda column: _number(column.startup.loaded_s),
-    "registered after, s": lambda column: _number(column.startup.registered_s),
-    "first token after, s": lambda column: _number(column.startup.first_token_s),
+    "imported after, s": lambda column: number(column.startup.imported_s),
+    "model loaded after, s": lambda column: number(column.startup.loaded_s),
+    "registered after, s": lambda column: number(column.startup.registered_s),
+    "first token after, s": lambda column: number(column.startup.first_token_s),
     "processes": lambda column: column.taken["processes"],
-    "memory (RSS), GB": lambda column: _gb(column.taken["rss_bytes"]),
-    "memory (PSS), GB": lambda column: _gb(column.taken["pss_bytes"]),
-    "GPU memory, GB": lambda column: _gb(column.taken["gpu_bytes"]),
+    "memory (RSS), GB": lambda column: in_gb(column.taken["rss_bytes"]),
+    "memory (PSS), GB": lambda column: in_gb(column.taken["pss_bytes"]),
+    "GPU memory, GB": lambda column: in_gb(column.taken["gpu_bytes"]),
     "prompts answered": lambda column: _share(sum(each.ok for each in column.whole.values()), len(column.whole)),
     "streams completed": lambda column: _share(sum(each.ok for each in column.streamed.values()), len(column.streamed)),
     "wrong requests refused": lambda column: _share(
         sum(400 <= each.status < 500 for each in column.refusals.values()), len(column.refusals)
     ),
-    "a client's leaving noticed after, s": lambda column: _number(column.idle_after_s),
+    "a client's leaving noticed after, s": lambda column: number(column.idle_after_s),
     "requests counted": lambda column: f"{column.counted['requests']:g}",
     "its own metrics": lambda column: "tokens counted" if column.facts.metrics else "none known",
     "KV blocks announced": lambda column: (
@@ -56,9 +56,9 @@ ROWS: dict[str, Callable[[Column], object]] = {
         if column.events is None
         else sum(len(event.blocks) for event in column.events if event.kind == "stored")
     ),
-    "SIGTERM: unregistered after, s": lambda column: _number(column.ended.unregistered_s),
+    "SIGTERM: unregistered after, s": lambda column: number(column.ended.unregistered_s),
     "SIGTERM: the running stream": lambda column: column.ended.stream.outcome,
-    "SIGTERM: ended after, s": lambda column: _number(column.ended.ended_s),
+    "SIGTERM: ended after, s": lambda column: number(column.ended.ended_s),
     "answers against transformers": _compared,
 }
 
