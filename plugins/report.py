@@ -152,6 +152,7 @@ def page(
             ("Compared with an earlier run", told(data.get("comparison"))),
             ("Not covered", by_outcome["not_covered"]),
             ("Cluster", True),
+            ("All checks", checks),
             ("Known defects", by_outcome["known_defect"]),
             ("Blocked by hardware", by_outcome["blocked_by_hardware"]),
             ("Kept running", data["kept"]),

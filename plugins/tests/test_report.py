@@ -126,6 +126,17 @@ def test_the_page_says_all_and_runs_nothing_of_it(reported):
     assert '<property name="check" value="M00-01"' in (reported.latest / "junit.xml").read_text()
 
 
+def test_each_check_has_its_place_in_the_picture_of_all(reported):
+    reported.run()
+    page = (reported.latest / "report.html").read_text(encoding="utf-8")
+    gates = re.findall(r'<a class="gate (\w+)" href="#(check-[^"]*)" title="(M00-\d\d)', page)
+    assert sorted((check, outcome) for outcome, _, check in gates) == sorted(
+        (each["id"], each["outcome"]) for each in reported.record()["checks"]
+    )
+    assert {"passed", "failed", "error", "not_covered", "known_defect"} <= {outcome for outcome, _, _ in gates}
+    assert all(page.count(f'id="{place}"') == 1 for _, place, _ in gates)
+
+
 SHARED = """
     import time
 

@@ -8,6 +8,7 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.percentiles import LEAST_N
 from fixtures.benchmark.accounts import wrong_with
+from fixtures.benchmark.chart import distributions
 from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import mean
 from fixtures.benchmark.slo import named, profiles
@@ -27,7 +28,7 @@ TTFT, LATENCY = "ttft_from_due_ms", "latency_from_due_ms"
     "M12-08",
     judged="a Poisson load at 25, 50, 75, 100 and 125 % of the knee's rate: requests and tokens accounted for "
     "as in the sweep; TTFT and latency from when a request was due, p95 and (of 1000 requests) p99 at 75 %: recorded",
-    evidence="table",
+    evidence="distributions, table",
     by_hand="aiperf profile --request-rate R --arrival-pattern poisson",
 )
 def test_tails_are_measured_below_the_knee(
@@ -41,6 +42,7 @@ def test_tails_are_measured_below_the_knee(
         tails = [each.tail(name, percent) for name in (TTFT, LATENCY) for percent in (95, 99)]
         rows.append((each.name, each.plan.rate_per_s, each.requests_per_s, mean(each.itl_ms), *tails))
     header = ["load", "arriving/s", "completed/s", "ITL, ms", "TTFT p95, ms", "p99", "latency p95, ms", "p99"]
+    evidence.svg("TTFT and latency", distributions(list(arriving.by_percent.values())))
     evidence.table("arriving requests", header, [[("too few" if v is None else v) for v in row] for row in rows])
     at, of = arriving.by_percent[TAILS_UP_TO], f"the knee at {found_knee.at.concurrency}"
     count = len(at.completed)
