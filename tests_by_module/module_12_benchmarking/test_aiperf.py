@@ -52,7 +52,7 @@ def test_aiperf_sees_what_our_client_sees(
     tool, names = run.tool("aiperf", target.client.node), deployment.settings.dialect.metrics
     texts = deployment.model_files().texts
     options = run.at("module_12.aiperf_options", PINNED["options"])
-    turns = in_turns(target, side_by_side, tool, texts, turns=1, options=options)
+    turns = in_turns(target, side_by_side, tool, texts, turns=1, options=options, warm=True)
     ours, before = next(turns), deployment.frontend_metrics()
     theirs = next(turns)
     counted = deployment.frontend_metrics().since(before)
