@@ -210,11 +210,14 @@ def _last_line(report: pytest.TestReport) -> str:
 
 def _known_defects(item: pytest.Item, of: Callable[[Iterable[bool]], bool] = any) -> list[dict[str, Any]]:
     """The item's known defects that are said to hold for the engines under test and for `any` or `all` of its versions:
-    where frontends and workers are of two, it is not known whose defect it is."""
+    where frontends and workers are of two, it is not known whose defect it is. Checks of `columns` ask every engine."""
     marked, settings = each_arguments(item, "known_defect"), settings_of(item.config)
     if not marked or settings is None:
         return []
-    run, engines = item.config.stash[RUN], {each.engine for each in settings.inventory.engines}
+    run, inventory = item.config.stash[RUN], settings.inventory
+    serving = [inventory.runtime(each.worker_runtime) for each in inventory.with_role("worker")]
+    every = "columns" in getattr(item, "fixturenames", ())
+    engines = {each.engine for each in (inventory.engines if every or not serving else serving)}
     under_test = {run.product_version(), run.worker_version()}
     holds = [it for it in marked if of(covers(it["versions"], version) for version in under_test)]
     return [it for it in holds if it.get("engine") in (None, *engines)]

@@ -58,12 +58,14 @@ def apart(first: Answered, second: Answered) -> tuple[int | None, float]:
     """The first token that differs, None where none does, and the farthest that log probabilities are apart up to it.
 
     Two tokens that are as likely as each other may be swapped by rounding; what comes after them says nothing.
-    Answers of different lengths are infinitely far apart.
+    Answers of different lengths are infinitely far apart, and those whose tokens differ where one of them tells no log
+    probability.
     """
     pairs = zip(first.tokens, second.tokens, strict=False)
     position = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
-    if len(first.tokens) != len(second.tokens):
+    told = min(len(first.logprobs), len(second.logprobs))
+    if len(first.tokens) != len(second.tokens) or (position is not None and position >= told):
         return position, float("inf")
-    compared = slice(None if position is None else position + 1)
+    compared = slice(told if position is None else position + 1)
     far = zip(first.logprobs[compared], second.logprobs[compared], strict=True)
     return position, max((abs(one - other) for one, other in far), default=0.0)

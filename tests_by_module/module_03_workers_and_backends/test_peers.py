@@ -190,7 +190,9 @@ def test_workers_answer_alike(
             )
     wrong.judge()
     untold = [f"{name}: {told}" for name, *_, told in rows if told]
-    assert not untold, f"{len(untold)} answers were compared by their tokens alone: {untold[0]}"
+    assert not untold, (
+        f"{len(untold)} answers were compared by their tokens and their first log probabilities: {untold[0]}"
+    )
 
 
 @check(

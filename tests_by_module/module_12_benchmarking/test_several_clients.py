@@ -85,7 +85,7 @@ def test_aiperf_on_several_clients_is_one_measurement(
     plans = [replace(sizes.at_once(each, seed + 700 + number), count=count) for number in range(len(clients))]
     before = deployment.frontend_metrics()
     texts, model = deployment.model_files().texts, deployment.settings.model_name
-    together = aiperf_together(clients, tools, deployment.load_url, model, plans, texts)
+    together = aiperf_together(clients, tools, deployment.load_url, model, plans, texts, 4 * LONG_S)
     counted = deployment.frontend_metrics().since(before)
     judge_one_load(together, counted, names, measure, evidence)
 
