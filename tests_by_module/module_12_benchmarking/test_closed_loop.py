@@ -15,6 +15,7 @@ from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import Sent, batches, by_worker_itl_ms, mean, tail
 from fixtures.benchmark.slo import named
 from fixtures.cluster.inventory.model import Inventory
+from fixtures.kv.engine_counters import phases_of
 from fixtures.product.deployments.deployment import Deployment
 
 pytestmark = [
@@ -105,20 +106,24 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
     evidence="table",
     by_hand="curl FRONTEND/metrics | grep -E 'event_loop_delay|request_plane_queue|time_to_first_token'",
 )
-def test_frontend_is_not_the_limit(deployment: Deployment, sweep: Sequence[Sent], evidence: Evidence, measure: Measure):
+def test_frontend_is_not_the_limit(
+    inventory: Inventory, deployment: Deployment, sweep: Sequence[Sent], evidence: Evidence, measure: Measure
+):
     """The workers are the limit, and not the frontend before them."""
     names, rows = deployment.settings.dialect.metrics, []
+    phases = phases_of(inventory.runtime(inventory.with_role("worker")[0].worker_runtime).engine)
     for each in sweep:
         ttft_ms, itl_ms = mean(each.ttft_ms), mean(each.itl_ms)
         of_frontend = (each.mean_ms(names.frontend_ttft), each.mean_ms(names.frontend_itl))
         path_ms = None if ttft_ms is None or of_frontend[0] is None else ttft_ms - of_frontend[0]
-        queues = (each.mean_ms(names.frontend_loop_delay), each.mean_ms(names.request_plane_queue))
-        rows.append((each.name, ttft_ms, itl_ms, *of_frontend, *queues, path_ms))
+        loop_ms, queue_ms = each.mean_ms(names.frontend_loop_delay), each.mean_ms(names.request_plane_queue)
+        of_engines = (each.engines_ms(histogram) for histogram in phases.values())
+        rows.append((each.name, ttft_ms, itl_ms, *of_frontend, *of_engines, loop_ms, queue_ms, path_ms))
     header = ["load", "TTFT of the client, ms", "ITL", "TTFT of the frontend, ms", "ITL"]
+    header += [f"{phase} of the engine, ms" for phase in phases]
     header += ["event loop, ms", "queue to workers, ms", "first token's way, ms"]
     evidence.table("client and frontend", header, rows)
-    *_, loop_ms, queue_ms, path_ms = rows[-1]
-    count = len(sweep[-1].completed)
+    count = len(sweep[-1].completed)  # the last of the rows is of the highest load
     measure("event_loop_delay_ms", loop_ms, n=count)
     measure("request_plane_queue_ms", queue_ms, n=count)
     measure("first_token_way_ms", path_ms, n=count)
