@@ -7,22 +7,13 @@ from fixtures.basics.deadline import Deadline
 from fixtures.basics.require import require
 from fixtures.plants.engines import other_weights_in_place
 from fixtures.plants.plant import Plant, SettingsPlant
+from fixtures.plants.processes import HeldUp
 from fixtures.plants.proxy import CorruptingProxy, Exchange
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.runtimes.provision import ServedModel
+from fixtures.product.services.base import Service
 from fixtures.product.services.dynamo import Worker
 
-# stops a process group for so many seconds and lets it run for so many, in turns, and at last for all of the time
-IN_TURNS = """
-import os, signal, sys, time
-group, stopped_s, runs_s, ended = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), []
-signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
-while not ended:
-    os.killpg(group, signal.SIGSTOP)
-    time.sleep(stopped_s)
-    os.killpg(group, signal.SIGCONT)
-    time.sleep(runs_s)
-"""
 # holds connections to a port, which says nothing on them
 HOLDS_CONNECTIONS = """
 import signal, socket, sys
@@ -38,21 +29,14 @@ class OneWorkerIsSlow(SettingsPlant):
     last_worker = {"worker_args": ("--speedup-ratio", "0.8")}
 
 
-class OneWorkerIsHeldUp(Plant):
+class OneWorkerIsHeldUp(HeldUp):
     """Something outside stops one of the workers for half of the time, 40 ms each time."""
 
     catches = {"M03-34": "times as long"}
     stopped_s, runs_s = 0.04, 0.04
 
-    def serving(self, deployment: ManagedDeployment) -> None:
-        worker = deployment.workers[-1]
-        group = require(worker.process, f"process of {worker.name}").pgid
-        argv = [worker.node.python, "-c", IN_TURNS, str(group), str(self.stopped_s), str(self.runs_s)]
-        self.holding = worker.node.spawn("holds-up", argv, env={})
-
-    def undo(self) -> None:
-        if holding := vars(self).pop("holding", None):
-            holding.stop(Deadline(5, "the worker to go on"))
+    def held(self, deployment: ManagedDeployment) -> Service:
+        return deployment.workers[-1]
 
 
 class OneWorkerStallsNowAndThen(OneWorkerIsHeldUp):

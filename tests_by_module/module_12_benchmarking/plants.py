@@ -9,11 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from fixtures.load.request import Request
-from fixtures.plants.plant import Plant, SettingsPlant, point
-from fixtures.plants.processes import MegabyteOfEach, OneThread, WithoutPrefixCaching
+from fixtures.plants.plant import Plant, SettingsPlant, point, with_env
+from fixtures.plants.processes import HeldUp, MegabyteOfEach, WithoutPrefixCaching
 from fixtures.plants.proxy import COMPLETIONS, Chunk, CorruptingProxy, Events, Exchange
 from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.deployments.managed import ManagedDeployment
+from fixtures.product.services.base import Service
 
 # a load client that shares its interpreter with something that never rests
 STARVED = """#!/bin/sh
@@ -197,12 +198,19 @@ class CollapsesUnderLoad(OnTheWay):
             yield event
 
 
-class FrontendWithOneThread(OnOneMachine, OneThread):
+class FrontendWithOneThread(OnOneMachine, HeldUp):
     """The frontend has one thread, and that for a tenth of the time."""
 
     catches = {"M12-05": "event_loop_delay_ms"}
     may_catch = {"M12-11": "aiperf_ttft_p50_of_ours"}  # either client's requests may come while it is stopped
     nightly = True
+    stopped_s, runs_s = 0.09, 0.01
+
+    def planned(self, deployment: ManagedDeployment) -> None:
+        with_env(deployment.frontends[0], {"DYN_RUNTIME_NUM_WORKER_THREADS": "1"})
+
+    def held(self, deployment: ManagedDeployment) -> Service:
+        return deployment.frontends[0]
 
 
 class SlowAfterOverload(OnTheWay):
