@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+from fixtures.nights.change import WORDS
 from fixtures.nights.comparison import Refused, alike, compare
 from fixtures.nights.history import History, HistoryError
 from fixtures.nights.night import Night, night_of
@@ -74,8 +76,14 @@ def slower(comparison: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def told(comparison: dict[str, Any] | None) -> list[str]:
-    """A comparison in sentences: its line, and each metric that is inconclusive. What is slower than allowed is among
-    the record's problems."""
+    """A comparison in sentences: its line, each metric that is inconclusive, and why others are not compared. What is
+    slower than allowed is among the record's problems."""
     if not comparison or not comparison["line"]:
         return []
-    return [comparison["line"], *(each["sentence"] for each in comparison["metrics"] if each["word"] == "inconclusive")]
+    sentences = {word: [each["sentence"] for each in comparison["metrics"] if each["word"] == word] for word in WORDS}
+    reasons = Counter(each.partition(" is not compared: ")[2] for each in sentences["not compared"])
+    return [
+        comparison["line"],
+        *sentences["inconclusive"],
+        *(f"{count} metric{'s are' if count > 1 else ' is'} not compared: {why}" for why, count in reasons.items()),
+    ]

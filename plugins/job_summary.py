@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,13 @@ def render(data: dict[str, Any], verdict: Verdict, not_covered: Sequence[Group])
         not_covered=not_covered,
         compared=told(data.get("comparison")),
     )
+
+
+def show(summary: str) -> None:
+    """On the page of the GitHub job that this is a step of, if it is one."""
+    if page := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(page).open("a", encoding="utf-8") as file:
+            file.write(summary)
 
 
 def text(value: object) -> str:

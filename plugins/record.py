@@ -196,7 +196,9 @@ class Recorder:
         write(settings.report_dir / "run.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         assert self.verdict is not None
         groups = grouped(self.data["checks"], settings, self.config.rootpath)
-        write(settings.report_dir / "summary.md", job_summary.render(self.data, self.verdict, groups))
+        summary = job_summary.render(self.data, self.verdict, groups)
+        write(settings.report_dir / "summary.md", summary)
+        job_summary.show(summary)
         write(settings.report_dir / "ctrf.json", ctrf.render(self.data))
         write(settings.report_dir / "transcript.txt", transcript_text(run["transcript"]))
 

@@ -26,7 +26,7 @@ from plugins.drawing import timeline_svg, topology_svg
 from plugins.gantt import gantt_svg
 from plugins.not_covered import grouped
 from plugins.options import makes_page
-from plugins.outcomes import OUTCOMES
+from plugins.outcomes import OUTCOMES, first_line
 from plugins.record import Recorder, recorder_of
 from plugins.session import CHECK, Settings, settings_of
 from plugins.summary import again
@@ -111,6 +111,7 @@ def environment() -> jinja2.Environment:
         "bar": bar,
         "bounds": bounds,
         "anchor": anchor,
+        "firstline": first_line,
         "number": number,
         "percent": percent,
     }
@@ -142,17 +143,20 @@ def page(
     modules = {name: [c for c in checks if c["module"] == name] for name in sorted({c["module"] for c in checks})}
     by_outcome = {name: [check for check in checks if check["outcome"] == name] for name in OUTCOMES}
     bad = [check for check in checks if check["outcome"] in ("failed", "error")]
+    overviews = [(check, entry) for check in checks for entry in check["shown"] if entry.get("overview")]
     contents = [
         (anchor(title), title)
         for title, there in (
-            ("Failed", bad),
+            ("Why", bad),
             ("What else rejected the run", data["problems"]),
             ("Tear-down errors", data["tear_down_errors"]),
             ("Required, and not answered", data["incomplete"]),
-            ("Compared with an earlier run", told(data.get("comparison"))),
             ("Not covered", by_outcome["not_covered"]),
             ("Cluster", True),
             ("All checks", checks),
+            ("Overview", overviews),
+            ("Compared with an earlier run", told(data.get("comparison"))),
+            ("Failed", bad),
             ("Known defects", by_outcome["known_defect"]),
             ("Blocked by hardware", by_outcome["blocked_by_hardware"]),
             ("Kept running", data["kept"]),
@@ -170,6 +174,7 @@ def page(
             again_lines=again_lines,
             checks=checks,
             bad=bad,
+            overviews=overviews,
             not_covered=grouped(checks, settings, root),
             by_outcome=by_outcome,
             modules={name: (Counter(c["outcome"] for c in inside), inside) for name, inside in modules.items()},

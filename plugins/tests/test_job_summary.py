@@ -47,6 +47,15 @@ def test_no_text_of_a_node_becomes_markup(suite):
         assert len(re.findall(r"(?<!\\)\|", row)) in (3, 4), row
 
 
+def test_it_stands_on_the_page_of_the_job(suite, monkeypatch):
+    page = suite.path / "page.md"
+    page.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    suite.module(0, TESTS)
+    suite.run()
+    assert page.read_text() == "before\n" + (suite.latest / "summary.md").read_text()
+
+
 def test_an_accepted_run_needs_few_lines(suite):
     suite.requires("M00-01")
     suite.module(0, '@pytest.mark.check("M00-01")\ndef test_green(): pass\n')

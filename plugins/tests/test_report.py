@@ -27,7 +27,7 @@ TESTS = f"""
         measure("import_s", 0.8)
         evidence.table("Keys in etcd", ["key", "lease", XSS], [["v1/instances/a", 10, XSS], ["v1/mdc/b", 10, ""]])
         evidence.svg("Latency " + XSS, '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 10">'
-                     '<script>alert(1)</script><rect width="30" height="8" fill="teal"/></svg>')
+                     '<script>alert(1)</script><rect width="30" height="8" fill="teal"/></svg>', overview=True)
 
     @pytest.mark.check("M00-02", by_hand="etcdctl get --prefix v1/ # " + XSS, causes=[16, 25, 27])
     @pytest.mark.parametrize("word", [XSS])
@@ -135,6 +135,28 @@ def test_each_check_has_its_place_in_the_picture_of_all(reported):
     )
     assert {"passed", "failed", "error", "not_covered", "known_defect"} <= {outcome for outcome, _, _ in gates}
     assert all(page.count(f'id="{place}"') == 1 for _, place, _ in gates)
+
+
+def test_the_page_begins_with_why_and_has_the_rest_of_it_after_the_cluster(reported):
+    reported.run()
+    page = (reported.latest / "report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section (?:class="module" )?id="([\w-]+)"', page)
+    order = [
+        "why",
+        "not-covered",
+        "cluster",
+        "all-checks",
+        "overview",
+        "failed",
+        "known-defects",
+        "module_00_it",
+        "time",
+    ]
+    assert [each for each in sections if each in order] == order
+    why, failed = (page[page.index(f'<section id="{name}"') :].partition("</section>")[0] for name in ("why", "failed"))
+    links = re.findall(r'href="#(failure-[^"]*)"', why)
+    assert links and all(f'id="{link}"' in failed for link in links)
+    assert page.count('src="data:image/svg') == 2  # in the overview and at its check
 
 
 SHARED = """

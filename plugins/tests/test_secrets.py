@@ -1,5 +1,10 @@
 """Nothing that a run leaves behind or shows holds a secret, wherever pytest and its plugins take it from."""
 
+import subprocess
+import sys
+
+from plugins.tests.conftest import ROOT
+
 SECRET = "c0rrect-h0rse-battery"
 
 TESTS = """
@@ -28,9 +33,15 @@ def test_no_file_and_no_line_holds_it(suite, monkeypatch):
     suite.module(0, TESTS)
     result = suite.run("-v", "--metadata", "REGISTRY_PASSWORD", "short-3", "--metadata", "site", "Bearer abcdef-123456")
     assert result.ret == 1
-    files = [path for path in suite.latest.rglob("*") if path.is_file()]
-    assert {"run.json", "report.html", "junit.xml", "dump.txt"} <= {path.name for path in files}
-    left = {path.name: path.read_text() for path in files} | {"the terminal": result.stdout.str() + result.stderr.str()}
+    reports = suite.path / "reports"
+    for words in ([suite.latest.resolve()], ["--reports", reports]):
+        command = [sys.executable, "-m", "fixtures", "report", *map(str, words)]
+        subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    files = [path for path in reports.rglob("*") if path.is_file()]
+    made = {"run.json", "report.html", "junit.xml", "dump.txt", "history.sqlite3", "again.html", "index.html"}
+    assert made <= {path.name for path in files}
+    left = {path.name: path.read_text(errors="replace") for path in files}
+    left["the terminal"] = result.stdout.str() + result.stderr.str()
     for name, text in left.items():
         for secret in (SECRET, "abcd-1234-x", "short-1", "short-3", "abcdef-123456"):
             assert secret not in text, f"{secret} in {name}"

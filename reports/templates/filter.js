@@ -21,4 +21,8 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
   apply();
+  // on paper nothing can be opened
+  const closed = [...document.querySelectorAll("details:not([open])")];
+  addEventListener("beforeprint", () => closed.forEach((each) => each.setAttribute("open", "")));
+  addEventListener("afterprint", () => closed.forEach((each) => each.removeAttribute("open")));
 })();

@@ -68,19 +68,21 @@ def side_by_side(sizes: Sizes) -> Part:
 @pytest.fixture(scope="package")
 def warm(seed: int, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
     """The first requests, which are no part of any number. Raises BringUpFailed when a worker served none of them."""
-    workers = len(deployment.registered_workers())
-    plan = sizes.at_once(2 * max(1, workers), seed)
-    sent = loads.send("warm-up", replace(plan, count=WARM_REQUESTS * max(1, workers)), measured=False)
-    if idle := by_idle_workers({f"{worker:x}": served for worker, served in sent.workers.items()}):
+    workers = [each.instance_id for each in deployment.registered_workers()]
+    plan = sizes.at_once(2 * max(1, len(workers)), seed)
+    sent = loads.send("warm-up", replace(plan, count=WARM_REQUESTS * max(1, len(workers))), measured=False)
+    if idle := by_idle_workers({f"{worker:x}": sent.workers.get(worker, 0.0) for worker in workers}):
         raise BringUpFailed(WARM_CHECK, *idle)
     return sent
 
 
 @pytest.fixture(scope="package")
 def sweep(seed: int, warm: Sent, loads: Loads, sizes: Sizes) -> Sequence[Sent]:
-    """A closed loop at each concurrency, the lowest first."""
+    """A closed loop at each concurrency, the lowest first; of that the moment of each token is kept."""
     return [
-        loads.send(f"{concurrency} at once", sizes.at_once(concurrency, seed + 1 + number))
+        loads.send(
+            f"{concurrency} at once", replace(sizes.at_once(concurrency, seed + 1 + number), keep_times=not number)
+        )
         for number, concurrency in enumerate(sizes.concurrency)
     ]
 

@@ -10,7 +10,7 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.percentiles import LEAST_N
 from fixtures.benchmark.accounts import wrong_with
-from fixtures.benchmark.chart import curve, pareto
+from fixtures.benchmark.chart import curve, of_a_user, pareto
 from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import Sent, batches, by_worker_itl_ms, mean, tail
 from fixtures.benchmark.slo import named
@@ -53,7 +53,8 @@ def test_every_request_and_token_is_accounted_for(
 @check(
     "M12-04",
     judged="the concurrency of the greatest power (throughput over response time), with lower and higher ones "
-    "measured; throughput there, and what of it is held at the highest concurrency",
+    "measured; throughput there, and what of it is held at the highest concurrency; up to the knee neither half of a "
+    "load is faster than the other",
     evidence="curve, Pareto picture, table",
     by_hand="aiperf profile --concurrency N, for N = 1, 4, 16 …",
 )
@@ -69,17 +70,30 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
             mean(s.ttft_ms),
             mean(s.itl_ms),
             s.tail(LATENCY, 95) or "too few",
+            of_a_user(s),
         )
         for s in sweep
     ]
-    evidence.table("sweep", ["load", "requests/s", "tokens/s", "TTFT, ms", "ITL, ms", "latency p95, ms"], rows)
+    header = [
+        "load",
+        "requests/s",
+        "tokens/s",
+        "TTFT, ms",
+        "ITL, ms",
+        "latency p95, ms",
+        "tokens/s of a slow user (p90)",
+    ]
+    evidence.table("sweep", header, rows)
     evidence.svg("throughput and latency", curve(sweep, found_knee))
+    drifts = {each.name: each.unsteady for each in sweep if (each.plan.concurrency or 0) <= found_knee.at.concurrency}
+    steady = [(name, "too few requests" if told is None else told or "steady") for name, told in drifts.items()]
+    evidence.table("up to the knee", ["load", "its two halves"], steady)
     level = inventory.cluster.dynamo_slo
     tpot_ms = named(level, inventory.path).tpot_ms if level else None
     gpus = sum(len(spec.dynamo_gpus) for spec in inventory.with_role("worker"))
     workers = sum(len(spec.worker_types) for spec in inventory.nodes)
     units, unit = (gpus, "GPU") if gpus else (max(1, workers), "worker")
-    evidence.svg("users and deployment", pareto(sweep, found_knee, units, unit, tpot_ms))
+    evidence.svg("users and deployment", pareto(sweep, found_knee, units, unit, tpot_ms), overview=True)
     at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
     highest = found_knee.at.requests_per_s
     measure("knee_concurrency", found_knee.at.concurrency, n=len(sweep))
@@ -91,6 +105,8 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
     measure("ttft_ms_below_knee", mean(ttft_ms), n=len(ttft_ms), repeats=batches(ttft_ms, PARTS), of=below.name)
     measure("itl_ms_beyond_knee", mean(itl_ms), n=len(itl_ms), repeats=batches(itl_ms, PARTS), of=beyond.name)
     measure("output_tokens_per_s_beyond_knee", beyond.tokens_per_s, n=len(itl_ms), repeats=parts, of=beyond.name)
+    measure("steady_loads", list(drifts.values()).count(""), n=len(drifts))
+    Findings(f"{name}: {told}" for name, told in drifts.items() if told).judge()
     assert found_knee.bracketed, (
         f"the sweep ends before the knee: of {sweep[0].name} to {sweep[-1].name} the best is {at.name}; other "
         "concurrencies belong into fixtures/benchmark/sizes.yaml"
@@ -132,8 +148,7 @@ def test_frontend_is_not_the_limit(
 
 @check(
     "M12-06",
-    judged="at the knee: the slower worker's median time of a token over the faster one's, and their shares of the "
-    "requests",
+    judged="at the knee: the slower worker's median time of a token over the faster one's",
     evidence="table of workers",
     by_hand="compare the workers' inter_token_latency_seconds",
 )
@@ -153,9 +168,9 @@ def test_workers_are_alike(sweep: Sequence[Sent], found_knee: Knee, evidence: Ev
 
 @check(
     "M12-07",
-    judged="at one request at a time: chunks for each token, the longest pause of a request over its mean time of a "
-    "token (p95 at the knee, or at the next load of 100 requests), and how much later than the frontend the client "
-    "sees first tokens",
+    judged="at the lowest concurrency: chunks with tokens for each token, and how much later than the frontend the "
+    "client sees first tokens; at the knee, or at the next load of 100 requests: p95 of the requests' longest pauses "
+    "over the mean time of a token",
     evidence="table",
     by_hand="curl -N FRONTEND/v1/completions with stream",
 )
@@ -166,7 +181,7 @@ def test_tokens_come_one_by_one_as_they_are_made(
     first = sweep[0]
     beyond = [each for each in sweep if (each.plan.concurrency or 0) >= found_knee.at.concurrency]
     at = next((each for each in beyond if len(each.completed) >= LEAST_N[95]), sweep[-1])
-    chunks = [each.chunks / (each.usage or {}).get("completion_tokens", 0) for each in first.completed if each.usage]
+    chunks = [len(each.tokens_at_s) / each.output_tokens for each in first.completed if each.output_tokens]
     seen, told = mean(first.ttft_ms), first.mean_ms(deployment.settings.dialect.metrics.frontend_ttft)
     pauses = [1000 * each.longest_gap_s for each in at.completed if each.longest_gap_s is not None]
     evidence.table(

@@ -27,7 +27,8 @@ TTFT, LATENCY = "ttft_from_due_ms", "latency_from_due_ms"
 @check(
     "M12-08",
     judged="a Poisson load at 25, 50, 75, 100 and 125 % of the knee's rate: requests and tokens accounted for "
-    "as in the sweep; TTFT and latency from when a request was due, p95 and (of 1000 requests) p99 at 75 %: recorded",
+    "as in the sweep, and the client no bottleneck; TTFT and latency from when a request was due, p95 and (of 1000 "
+    "requests) p99 at 75 %: recorded",
     evidence="distributions, table",
     by_hand="aiperf profile --request-rate R --arrival-pattern poisson",
 )
@@ -38,10 +39,21 @@ def test_tails_are_measured_below_the_knee(
     wrong, rows = Findings(), []
     for each in (*arriving.by_percent.values(), arriving.recovered):
         _, said = wrong_with(each, deployment.settings.dialect.metrics)
-        wrong.extend(said[:3])
-        tails = [each.tail(name, percent) for name in (TTFT, LATENCY) for percent in (95, 99)]
+        wrong.extend((said + each.less_exact)[:3])
+        tails = [each.tail(name, percent) for name in (TTFT, LATENCY) for percent in (50, 95, 99)]
         rows.append((each.name, each.plan.rate_per_s, each.requests_per_s, mean(each.itl_ms), *tails))
-    header = ["load", "arriving/s", "completed/s", "ITL, ms", "TTFT p95, ms", "p99", "latency p95, ms", "p99"]
+    header = [
+        "load",
+        "arriving/s",
+        "completed/s",
+        "ITL, ms",
+        "TTFT p50, ms",
+        "p95",
+        "p99",
+        "latency p50, ms",
+        "p95",
+        "p99",
+    ]
     evidence.svg("TTFT and latency", distributions(list(arriving.by_percent.values())))
     evidence.table("arriving requests", header, [[("too few" if v is None else v) for v in row] for row in rows])
     at, of = arriving.by_percent[TAILS_UP_TO], f"the knee at {found_knee.at.concurrency}"
@@ -58,7 +70,7 @@ def test_tails_are_measured_below_the_knee(
 
 @check(
     "M12-09",
-    judged="the median TTFT at 50 % of the knee's rate after the load at 125 % has drained, over that before it; no "
+    judged="the mean TTFT at 50 % of the knee's rate after the load at 125 % has drained, over that before it; no "
     "request failed meanwhile",
     evidence="table",
     by_hand="the same load again, after too much of it",

@@ -11,12 +11,13 @@ from fixtures.basics.dynamo_versions import MetricNames
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.basics.percentiles import percentile
-from fixtures.benchmark.sending import Sent, tail
+from fixtures.benchmark.sending import Sent, counted_since
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.together import Pooled, aiperf_together, send_together
 from fixtures.clients.prometheus import Metrics
+from fixtures.load.formulas import figure
 from fixtures.load.health import ClientCost
+from fixtures.load.refused import by_client
 from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -35,8 +36,8 @@ LONG_S = 240
 @check(
     "M12-16",
     judged="every node with the role client sends half of a load or less, all at once: within what time they "
-    "began, which may be 1 % of the time in which all of them sent; requests and tokens against the frontend's "
-    "counters; percentiles of all records together, throughput over the common time",
+    "began, which may be 1 % of the time in which all of them sent; no client was the bottleneck; requests and tokens "
+    "against the frontend's counters; percentiles of all records together, throughput over the common time",
     evidence="table of clients",
     by_hand="aiperf profile on each client at once, and all profile_export.jsonl together",
 )
@@ -53,7 +54,7 @@ def test_several_clients_are_one_measurement(
     late_s = run.at("module_12.clients_late_s", [0.0] * len(clients))
     before = deployment.frontend_metrics()
     together, loads = send_together(clients, deployment.load_url, deployment.settings.model_name, plans, late_s)
-    counted = deployment.frontend_metrics().since(before)
+    counted, _ = counted_since(deployment, before, len(together.requests))
     judge_one_load(together, counted, names, measure, evidence, {name: it.client for name, it in loads.items()})
 
 
@@ -86,7 +87,7 @@ def test_aiperf_on_several_clients_is_one_measurement(
     before = deployment.frontend_metrics()
     texts, model = deployment.model_files().texts, deployment.settings.model_name
     together = aiperf_together(clients, tools, deployment.load_url, model, plans, texts, 4 * LONG_S)
-    counted = deployment.frontend_metrics().since(before)
+    counted, _ = counted_since(deployment, before, len(together.requests))
     judge_one_load(together, counted, names, measure, evidence)
 
 
@@ -99,26 +100,24 @@ def judge_one_load(
     costs: Mapping[str, ClientCost] | None = None,
 ) -> None:
     """Whether the pooled records are of one load, and all that the frontend has counted meanwhile."""
-    ttft_ms = {
-        name: [1000 * each.ttft_s for each in own if each.ttft_s is not None and each.outcome == COMPLETED]
-        for name, own in together.by_client.items()
-    }
-    rows: list[tuple[object, ...]] = [
+    own_costs = costs or {}
+    loads = {**together.by_client, "all, pooled": together.requests}
+    ttft_ms_p95 = {name: figure(requests, "ttft_ms", 95).value for name, requests in loads.items()}
+    rows = [
         (
             name,
-            len(own),
-            sum(each.output_tokens for each in own),
-            percentile(ttft_ms[name], 95),
-            costs[name].cpu_share_max if costs else "",
+            len(requests),
+            sum(each.output_tokens for each in requests),
+            ttft_ms_p95[name] or "too few",
+            own_costs[name].cpu_share_max if name in own_costs else "",
         )
-        for name, own in together.by_client.items()
+        for name, requests in loads.items()
     ]
     tokens = sum(each.output_tokens for each in together.requests)
-    every = [value for own in ttft_ms.values() for value in own]
-    rows.append(("all, pooled", len(together.requests), tokens, tail(every, 95), ""))
     evidence.table("clients", ["client", "requests", "tokens", "TTFT p95, ms", "share of its core"], rows)
     Findings(filter(None, [together.why_not_one_load()])).judge("these are not records of one load")
     wrong = Findings([str(each) for each in together.requests if each.outcome != COMPLETED][:3])
+    wrong.extend(f"{name}: {why}" for name, cost in own_costs.items() for why in by_client(cost))
     requests, told = counted.total_or_zero(names.frontend_requests), counted.total_or_zero(names.frontend_output_tokens)
     if requests != len(together.requests):
         wrong.add(f"the clients have {len(together.requests)} records, and the frontend counted {requests:g} requests")
@@ -127,5 +126,5 @@ def judge_one_load(
     wrong.judge()
     measure("began_apart_percent", 100 * together.apart_s / together.long_s, n=len(together.by_client))
     measure("output_tokens_per_s", together.tokens_per_s, n=len(together.inside))
-    measure("ttft_ms_p95", tail(every, 95), n=len(every))
+    measure("ttft_ms_p95", ttft_ms_p95["all, pooled"], n=len(together.requests))
     measure.judge()

@@ -10,10 +10,10 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.require import require
+from fixtures.benchmark.accounts import wrong_with
 from fixtures.benchmark.replay import replayed
 from fixtures.benchmark.sending import Sent, mean
 from fixtures.benchmark.sizes import Sizes
-from fixtures.clients import prometheus
 from fixtures.load.plan import LoadPlan
 from fixtures.load.request import LEFT, Request
 from fixtures.load.traces import Traces, mooncake_lines
@@ -42,12 +42,12 @@ def cached(request: Request) -> int:
 @check(
     "M12-13",
     judged="prompts that share one of two heads of 75 % of their length, against as many of the same length that share "
-    "nothing: the share of prompt tokens that usage reports as cached, and TTFT",
+    "nothing: all completed and accounted for; the share of prompt tokens that usage reports as cached, and TTFT",
     evidence="table",
     by_hand="aiperf profile --num-prefix-prompts 2 --prefix-prompt-length 384",
 )
 def test_shared_prefixes_are_computed_once(
-    seed: int, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+    seed: int, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
 ):
     """Of prompts that share a head, the head is computed once."""
     length = LONG * sizes.input_tokens
@@ -59,9 +59,10 @@ def test_shared_prefixes_are_computed_once(
         for each in (alone, together)
     ]
     evidence.table("shared prefixes", ["load", "completed", "TTFT, ms", "cached tokens", "tokens of a prompt"], rows)
-    prompts = length * len(together.completed)
-    measure("cached_percent", 100 * sum(map(cached, together.completed)) / prompts, n=len(together.completed))
-    measure("cached_percent_of_own", 100 * sum(map(cached, alone.completed)) / prompts, n=len(alone.completed))
+    wrong_of(alone, together, deployment=deployment).judge()
+    shares = [100 * sum(map(cached, each.completed)) / (length * len(each.completed)) for each in (alone, together)]
+    measure("cached_percent", shares[1], n=len(together.completed))
+    measure("cached_percent_of_own", shares[0], n=len(alone.completed))
     first, other = mean(together.ttft_ms), mean(alone.ttft_ms)
     measure("ttft_shared_of_own", first / other if first and other else None, n=len(together.completed))
     measure.judge()
@@ -100,7 +101,7 @@ def test_trace_is_replayed_on_its_schedule(
     ]
     header = ["request", "due at s", "late, ms", "prompt tokens", "usage", "cached", "promised"]
     evidence.table("the trace", header, rows)
-    wrong = Findings([str(each) for each in sent.requests if each not in sent.completed][:3])
+    wrong = wrong_of(sent, deployment=deployment)
     off = [row for row in rows if row[3] != row[4]]
     wrong.extend(f"request {row[0]} has a prompt of {row[3]} tokens, and usage has {row[4]}" for row in off[:3])
     wrong.judge()
@@ -136,6 +137,7 @@ def test_cancelled_requests_are_freed(
     after = shapes.send("right after", replace(one, seed=seed + 322))
     stayed = [str(each) for each in left.requests if each.outcome != LEFT]
     Findings(stayed[:3]).judge(f"{len(stayed)} of {LEAVERS} clients could not leave")
+    wrong_of(before, after, deployment=deployment).judge()
     freed = Deadline(FREED_WITHIN_S, "the workers to have nothing in flight")
 
     def look() -> tuple[bool | None, object]:
@@ -151,13 +153,16 @@ def test_cancelled_requests_are_freed(
     measure.judge()
 
 
+def wrong_of(*loads: Sent, deployment: Deployment) -> Findings:
+    """What does not add up of each load, and why the client was the bottleneck."""
+    names = deployment.settings.dialect.metrics
+    return Findings(told for each in loads for told in (wrong_with(each, names)[1] + each.less_exact)[:3])
+
+
 def in_flight(deployment: Deployment) -> dict[str, float]:
-    """Requests that each worker says it serves at this moment."""
+    """Requests that each worker says it serves at this moment. Raises MetricAbsent for one that does not say."""
     dialect = deployment.settings.dialect
     return {
-        worker.hex_id: prometheus.scrape(deployment.reach(f"{worker.system_url}/metrics")).total_or_zero(
-            dialect.metrics.worker_in_flight, dynamo_endpoint=dialect.worker_endpoint
-        )
-        for worker in deployment.registered_workers()
-        if worker.system_url
+        f"{worker:x}": page.total(dialect.metrics.worker_in_flight, dynamo_endpoint=dialect.worker_endpoint)
+        for worker, page in deployment.worker_metrics().items()
     }
