@@ -149,7 +149,7 @@ def test_the_page_begins_with_why_and_has_the_rest_of_it_after_the_cluster(repor
         "overview",
         "failed",
         "known-defects",
-        "module_00_it",
+        "module_00_fake",
         "time",
     ]
     assert [each for each in sections if each in order] == order
