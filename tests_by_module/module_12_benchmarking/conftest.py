@@ -16,7 +16,7 @@ from fixtures.load.refused import by_idle_workers
 from fixtures.load.workloads import Part, Workload
 from fixtures.product.deployments.deployment import Deployment, Equipment
 from fixtures.run import Run
-from tests_by_module.module_12_benchmarking.loads import RATES, RECOVERS_AT, Arriving, Loads
+from tests_by_module.module_12_benchmarking.loads import RATES, RECOVERS_AT, Arriving, Loads, prefix_plans
 
 WARM_CHECK, KNEE_CHECK = "M12-01", "M12-04"
 WARM_REQUESTS = 16  # for each worker
@@ -85,6 +85,13 @@ def sweep(seed: int, warm: Sent, loads: Loads, sizes: Sizes) -> Sequence[Sent]:
         )
         for number, concurrency in enumerate(sizes.concurrency)
     ]
+
+
+@pytest.fixture(scope="package")
+def prefixes(seed: int, warm: Sent, shapes: Loads, sizes: Sizes) -> tuple[Sent, Sent]:
+    """Long prompts of their own, and such that share a head."""
+    own, shared = prefix_plans(sizes, seed + 300)
+    return shapes.send("prompts of their own", own), shapes.send("prompts that share a head", shared)
 
 
 @pytest.fixture(scope="package")

@@ -5,33 +5,33 @@ from dataclasses import replace
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.deadline import Deadline, wait_until
+from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.basics.require import require
 from fixtures.benchmark.accounts import wrong_with
-from fixtures.benchmark.replay import replayed
 from fixtures.benchmark.sending import Sent, mean
 from fixtures.benchmark.sizes import Sizes
 from fixtures.load.plan import LoadPlan
 from fixtures.load.request import LEFT, Request
-from fixtures.load.traces import Traces, mooncake_lines
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
-from tests_by_module.module_12_benchmarking.loads import Loads
+from tests_by_module.module_12_benchmarking.loads import (
+    FREED_WITHIN_S,
+    LEAVERS,
+    LONG,
+    NEVER_WANTED_TOKENS,
+    Loads,
+    trace_of,
+    until_free,
+)
 
 pytestmark = [
     pytest.mark.needs("managed", why="next_to"),
     pytest.mark.needs("quiet"),
     pytest.mark.performance,
 ]
-# how long a head is that prompts share, in prompts of the sweep, and how much of a prompt it is
-LONG, SHARED = 8, 0.75
-TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
-# what a client asks for that leaves after so many chunks: seconds of decoding that nobody waits for
-LEAVES_AFTER, NEVER_WANTED_TOKENS, LEAVERS = 3, 2000, 32
-FREED_WITHIN_S = 5
+LEAVES_AFTER = 3  # chunks
 
 
 def cached(request: Request) -> int:
@@ -47,13 +47,11 @@ def cached(request: Request) -> int:
     by_hand="aiperf profile --num-prefix-prompts 2 --prefix-prompt-length 384",
 )
 def test_shared_prefixes_are_computed_once(
-    seed: int, deployment: Deployment, warm: Sent, shapes: Loads, sizes: Sizes, measure: Measure, evidence: Evidence
+    deployment: Deployment, prefixes: tuple[Sent, Sent], sizes: Sizes, measure: Measure, evidence: Evidence
 ):
     """Of prompts that share a head, the head is computed once."""
+    alone, together = prefixes
     length = LONG * sizes.input_tokens
-    own = replace(sizes.at_once(sizes.concurrency[1], seed + 300), prompt_tokens=(length, length))
-    shared = replace(own, seed=own.seed + 1, shared_prefixes=(2, round(SHARED * length)))
-    alone, together = shapes.send("prompts of their own", own), shapes.send("prompts that share a head", shared)
     rows = [
         (each.name, len(each.completed), mean(each.ttft_ms), sum(map(cached, each.completed)), length)
         for each in (alone, together)
@@ -88,11 +86,7 @@ def test_trace_is_replayed_on_its_schedule(
     evidence: Evidence,
 ):
     """A trace is replayed when it says, and what its requests share is found in the workers' caches."""
-    cards = [worker.card for worker in deployment.registered_workers() if worker.card]
-    block_size = int(require(cards, "a model card")[0]["kv_cache_block_size"])
-    traces = Traces(block_size, seed, run.run_id)
-    lines = mooncake_lines(seed, TRACE_REQUESTS, output_length=sizes.output_tokens)
-    plan, promised = replayed(lines, traces, sizes.within_s, TRACE_SPEED)
+    plan, promised = trace_of(deployment, sizes, seed, run.run_id)
     sent = shapes.send("trace", plan)
     late_ms = [1000 * (each.sent_at_s - each.due_at_s) for each in sent.requests]
     rows = [
@@ -138,13 +132,7 @@ def test_cancelled_requests_are_freed(
     stayed = [str(each) for each in left.requests if each.outcome != LEFT]
     Findings(stayed[:3]).judge(f"{len(stayed)} of {LEAVERS} clients could not leave")
     wrong_of(before, after, deployment=deployment).judge()
-    freed = Deadline(FREED_WITHIN_S, "the workers to have nothing in flight")
-
-    def look() -> tuple[bool | None, object]:
-        flying = in_flight(deployment)
-        return (None if any(flying.values()) else True), f"in flight are {flying}"
-
-    wait_until(look, freed)
+    until_free(deployment, Deadline(FREED_WITHIN_S, "the workers to have nothing in flight"))
     rows = [(each.name, len(each.requests), mean(each.ttft_ms)) for each in (before, left, after)]
     evidence.table("before and after", ["load", "requests", "TTFT, ms"], rows)
     measure("ended_after_leaving_s", left.counted_after_s, n=LEAVERS)
@@ -157,12 +145,3 @@ def wrong_of(*loads: Sent, deployment: Deployment) -> Findings:
     """What does not add up of each load, and why the client was the bottleneck."""
     names = deployment.settings.dialect.metrics
     return Findings(told for each in loads for told in (wrong_with(each, names)[1] + each.less_exact)[:3])
-
-
-def in_flight(deployment: Deployment) -> dict[str, float]:
-    """Requests that each worker says it serves at this moment. Raises MetricAbsent for one that does not say."""
-    dialect = deployment.settings.dialect
-    return {
-        f"{worker:x}": page.total(dialect.metrics.worker_in_flight, dynamo_endpoint=dialect.worker_endpoint)
-        for worker, page in deployment.worker_metrics().items()
-    }

@@ -1,0 +1,162 @@
+"""AIPerf sends the other shapes of load as well: long prompts, shared heads, a trace on its schedule, cancellations."""
+
+from statistics import median
+
+import pytest
+
+from fixtures.baseline.aiperf import PINNED, Profiled, bodies, profile
+from fixtures.baseline.repeats import Target
+from fixtures.baseline.second_client import AIPERF
+from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline
+from fixtures.basics.evidence import Evidence
+from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
+from fixtures.benchmark.sending import Sent
+from fixtures.benchmark.sizes import Sizes
+from fixtures.load.plan import LoadPlan
+from fixtures.product.deployments.deployment import Deployment
+from fixtures.run import Run
+from tests_by_module.module_12_benchmarking.loads import (
+    FREED_WITHIN_S,
+    LEAVERS,
+    NEVER_WANTED_TOKENS,
+    prefix_plans,
+    trace_of,
+    until_free,
+)
+
+pytestmark = [
+    pytest.mark.needs("managed", why="next_to"),
+    pytest.mark.needs("quiet"),
+    pytest.mark.performance,
+    pytest.mark.nightly,
+]
+# seconds after a request is sent; its tokens would take many times as long
+CANCELLED_AFTER_S = 0.3
+
+
+class Shapes:
+    """Sends plans with AIPerf."""
+
+    def __init__(self, run: Run, deployment: Deployment, target: Target) -> None:
+        self.tool, self.target = run.tool("aiperf", target.client.node), target
+        self.texts = deployment.model_files().texts
+
+    def send(self, plan: LoadPlan, *more: str) -> Profiled:
+        model = self.target.model_name
+        options = [*PINNED["options"], *more]
+        sent = bodies(plan, model)
+        return profile(self.target.client.node, self.tool, self.target.urls, model, plan, sent, self.texts, options)
+
+
+@pytest.fixture(scope="package")
+def by_aiperf(run: Run, deployment: Deployment, target: Target) -> Shapes:
+    return Shapes(run, deployment, target)
+
+
+def otherwise(name: str, plan: LoadPlan, found: Profiled) -> list[str]:
+    """A sentence on each request that was not completed with the prompt and the tokens that were asked for."""
+    asked = {each.number: (len(each.prompt), each.max_tokens) for each in plan.requests()}
+    return [
+        f"{AIPERF}, {name}, request {number}: asked for {tokens} tokens (prompt, answer), "
+        f"the server counted {found.tokens.get(number, 'nothing')}"
+        for number, tokens in asked.items()
+        if found.tokens.get(number) != tokens
+    ]
+
+
+@check(
+    "M12-20",
+    judged="AIPerf sends prompts of 8 times the length, and such that share one of two heads: every request completed "
+    "with its own tokens; its TTFT of both over ours",
+    evidence="table",
+    by_hand="aiperf profile --prompt-prefix-pool-size 2 --prompt-prefix-length 384",
+)
+def test_aiperf_sees_the_same_of_long_prompts_and_shared_heads(
+    seed: int,
+    prefixes: tuple[Sent, Sent],
+    by_aiperf: Shapes,
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
+):
+    """AIPerf's first tokens of long prompts, alone and with shared heads, come when ours come."""
+    wrong, rows, ratios = Findings(), [], []
+    for ours, plan in zip(prefixes, prefix_plans(sizes, seed + 800), strict=True):
+        found = by_aiperf.send(plan)
+        wrong.extend(otherwise(ours.name, plan, found)[:3])
+        told_ms, own_ms = found.figures.get("ttft_ms_p50"), median(ours.ttft_ms) if ours.ttft_ms else None
+        rows.append((ours.name, len(found.tokens), told_ms, own_ms))
+        ratios.append(told_ms / own_ms if told_ms and own_ms else None)
+    evidence.table("long prompts", ["load", "completed", f"TTFT p50 of {AIPERF}, ms", "ours"], rows)
+    wrong.judge()
+    measure("aiperf_ttft_of_own_prompts", ratios[0], n=len(prefixes[0].completed))
+    measure("aiperf_ttft_of_shared_heads", ratios[1], n=len(prefixes[1].completed))
+    measure.judge()
+
+
+@check(
+    "M12-21",
+    judged="AIPerf replays a trace of 24 requests on its schedule: every request completed with its own tokens, and "
+    "how late each was sent",
+    evidence="table",
+    by_hand="aiperf profile --custom-dataset-type mooncake_trace --fixed-schedule --input-file TRACE",
+)
+def test_aiperf_replays_a_trace_on_its_schedule(
+    run: Run,
+    seed: int,
+    deployment: Deployment,
+    warm: Sent,
+    by_aiperf: Shapes,
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
+):
+    """AIPerf sends each request of a trace when the trace has it."""
+    plan, _ = trace_of(deployment, sizes, seed + 810, run.run_id)
+    found = by_aiperf.send(plan)
+    Findings(otherwise("the trace", plan, found)[:3]).judge()
+    due_s = {number: at for number, (at, _, _) in enumerate(plan.trace)}
+    sent_s = {int(it["metadata"]["conversation_id"]): it["metadata"]["request_start_ns"] / 1e9 for it in found.records}
+    begin_s = min(sent_s[number] - due_s[number] for number in due_s)
+    late_ms = {number: 1000 * (sent_s[number] - begin_s - due_s[number]) for number in due_s}
+    evidence.table("the trace", ["request", "due at s", "late, ms"], [(n, due_s[n], late_ms[n]) for n in due_s])
+    measure("aiperf_sent_late_ms", max(late_ms.values()), n=len(late_ms))
+    measure.judge()
+
+
+@check(
+    "M12-22",
+    judged="AIPerf cancels 32 requests of 2000 tokens 0.3 s after it has sent them: none is completed, and the "
+    "workers' gauges of requests in flight are 0 within 5 s",
+    evidence="table",
+    by_hand="aiperf profile --request-cancellation-rate 100 --request-cancellation-delay 0.3",
+)
+def test_what_aiperf_cancels_is_freed(
+    seed: int,
+    deployment: Deployment,
+    warm: Sent,
+    by_aiperf: Shapes,
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
+):
+    """Requests that AIPerf cancels are not computed on."""
+    tokens = (NEVER_WANTED_TOKENS, NEVER_WANTED_TOKENS)
+    plan = LoadPlan(
+        seed=seed + 820,
+        prompt_tokens=sizes.at_once(1, seed).prompt_tokens,
+        output_tokens=tokens,
+        within_s=sizes.within_s,
+        concurrency=LEAVERS,
+        count=LEAVERS,
+    )
+    found = by_aiperf.send(plan, "--request-cancellation-rate=100", f"--request-cancellation-delay={CANCELLED_AFTER_S}")
+    freed = Deadline(FREED_WITHIN_S, "the workers to have nothing in flight")
+    until_free(deployment, freed)
+    rows = [(LEAVERS, found.failed, len(found.tokens), freed.elapsed_s)]
+    evidence.table("cancelled", ["sent", "cancelled", "completed", "the workers were free after, s"], rows)
+    assert not found.tokens, f"{len(found.tokens)} of {LEAVERS} requests were completed although AIPerf cancels them"
+    measure("aiperf_cancelled", found.failed, n=LEAVERS)
+    measure.judge()
