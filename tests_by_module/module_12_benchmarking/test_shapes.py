@@ -26,8 +26,8 @@ pytestmark = [
     pytest.mark.needs("quiet"),
     pytest.mark.performance,
 ]
-# how long a head is that prompts share, in prompts of the sweep, and how much of a prompt it is
-LONG, SHARED = 8, 0.75
+# prompts that share a head: how long one is, in prompts of the sweep, how much of it is the head, and how many are sent
+LONG, SHARED, LEAST_SHARED = 8, 0.75, 32
 TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
 # what a client asks for that leaves after so many chunks: seconds of decoding that nobody waits for
 LEAVES_AFTER, NEVER_WANTED_TOKENS, LEAVERS = 3, 2000, 32
@@ -51,7 +51,7 @@ def test_shared_prefixes_are_computed_once(
 ):
     """Of prompts that share a head, the head is computed once."""
     length = LONG * sizes.input_tokens
-    own = replace(sizes.at_once(sizes.concurrency[1], seed + 300), prompt_tokens=(length, length))
+    own = replace(sizes.at_once(sizes.concurrency[1], seed + 300, LEAST_SHARED), prompt_tokens=(length, length))
     shared = replace(own, seed=own.seed + 1, shared_prefixes=(2, round(SHARED * length)))
     alone, together = shapes.send("prompts of their own", own), shapes.send("prompts that share a head", shared)
     rows = [
