@@ -11,6 +11,7 @@ CLIENT_CHECK = "M12-02"
 # percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
 RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
+OVERLOAD = 1.25
 # beyond it published replays of one and the same load differ sixfold in p99
 TAILS_UP_TO = 75
 
@@ -33,7 +34,23 @@ class Loads:
 
 @dataclass(frozen=True)
 class Arriving:
-    """By percent of the knee's rate what was sent; and once more at RECOVERS_AT, right after the overload."""
+    """By percent of the knee's rate what was sent; what was more than can be served, which is the last of these or a
+    load of its own; and once more at RECOVERS_AT, right after it."""
 
     by_percent: dict[int, Sent]
+    overload: Sent
     recovered: Sent
+
+    @property
+    def loads(self) -> list[Sent]:
+        """All of them, in the order in which they were sent."""
+        own = [] if self.overload in self.by_percent.values() else [self.overload]
+        return [*self.by_percent.values(), *own, self.recovered]
+
+
+def overload_per_s(highest_per_s: float, most_per_s: float) -> float | None:
+    """None where the highest rate that arrives is beyond the most that the sweep has seen served.
+
+    An engine that batches serves more beyond its knee than at it, each request more slowly.
+    """
+    return None if highest_per_s > most_per_s else OVERLOAD * most_per_s
