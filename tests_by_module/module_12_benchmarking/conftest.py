@@ -16,7 +16,15 @@ from fixtures.load.refused import by_idle_workers
 from fixtures.load.workloads import Part, Workload
 from fixtures.product.deployments.deployment import Deployment, Equipment
 from fixtures.run import Run
-from tests_by_module.module_12_benchmarking.loads import RATES, RECOVERS_AT, Arriving, Loads, prefix_plans
+from tests_by_module.module_12_benchmarking.loads import (
+    OVERLOAD,
+    RATES,
+    RECOVERS_AT,
+    Arriving,
+    Loads,
+    overload_per_s,
+    prefix_plans,
+)
 
 WARM_CHECK, KNEE_CHECK = "M12-01", "M12-04"
 WARM_REQUESTS = 16  # for each worker
@@ -104,8 +112,8 @@ def found_knee(sweep: Sequence[Sent]) -> Knee:
 
 
 @pytest.fixture(scope="package")
-def arriving(seed: int, found_knee: Knee, loads: Loads, sizes: Sizes) -> Arriving:
-    """An open loop at each percentage of the knee's rate."""
+def arriving(seed: int, sweep: Sequence[Sent], found_knee: Knee, loads: Loads, sizes: Sizes) -> Arriving:
+    """An open loop at each percentage of the knee's rate, and beyond what can be served."""
 
     def at(percent: int, name: str, number: int) -> Sent:
         rate_per_s = found_knee.at.requests_per_s * percent / 100
@@ -113,4 +121,8 @@ def arriving(seed: int, found_knee: Knee, loads: Loads, sizes: Sizes) -> Arrivin
         return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number, count))
 
     by_percent = {each: at(each, f"{each} % of the knee", number) for number, each in enumerate(RATES)}
-    return Arriving(by_percent, at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES)))
+    overload, most_per_s = by_percent[RATES[-1]], max(each.requests_per_s for each in sweep)
+    if rate_per_s := overload_per_s(overload.plan.rate_per_s or 0.0, most_per_s):
+        plan = sizes.arriving(rate_per_s, seed + 100 + len(RATES) + 1)
+        overload = loads.send(f"{100 * OVERLOAD:g} % of the most that was served", plan)
+    return Arriving(by_percent, overload, at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES)))

@@ -17,8 +17,9 @@ CLIENT_CHECK = "M12-02"
 # percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
 RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
-# how long prompts are that share a head, in prompts of the sweep, and how much of a prompt that is
-LONG, SHARED = 8, 0.75
+OVERLOAD = 1.25
+# prompts that share a head: how long one is, in prompts of the sweep, how much of it is the head, and how many are sent
+LONG, SHARED, LEAST_SHARED = 8, 0.75, 32
 TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
 # what clients ask for that leave: seconds of decoding that nobody waits for
 NEVER_WANTED_TOKENS, LEAVERS, FREED_WITHIN_S = 2000, 32, 5
@@ -45,7 +46,7 @@ class Loads:
 def prefix_plans(sizes: Sizes, seed: int) -> tuple[LoadPlan, LoadPlan]:
     """Long prompts that share nothing, and as many of which each begins with one of two heads."""
     length = LONG * sizes.input_tokens
-    own = replace(sizes.at_once(sizes.concurrency[1], seed), prompt_tokens=(length, length))
+    own = replace(sizes.at_once(sizes.concurrency[1], seed, LEAST_SHARED), prompt_tokens=(length, length))
     return own, replace(own, seed=seed + 1, shared_prefixes=(2, round(SHARED * length)))
 
 
@@ -59,10 +60,26 @@ def trace_of(deployment: Deployment, sizes: Sizes, seed: int, run_id: str) -> tu
 
 @dataclass(frozen=True)
 class Arriving:
-    """By percent of the knee's rate what was sent; and once more at RECOVERS_AT, right after the overload."""
+    """By percent of the knee's rate what was sent; what was more than can be served, which is the last of these or a
+    load of its own; and once more at RECOVERS_AT, right after it."""
 
     by_percent: dict[int, Sent]
+    overload: Sent
     recovered: Sent
+
+    @property
+    def loads(self) -> list[Sent]:
+        """All of them, in the order in which they were sent."""
+        own = [] if self.overload in self.by_percent.values() else [self.overload]
+        return [*self.by_percent.values(), *own, self.recovered]
+
+
+def overload_per_s(highest_per_s: float, most_per_s: float) -> float | None:
+    """None where the highest rate that arrives is beyond the most that the sweep has seen served.
+
+    An engine that batches serves more beyond its knee than at it, each request more slowly.
+    """
+    return None if highest_per_s > most_per_s else OVERLOAD * most_per_s
 
 
 def until_free(deployment: Deployment, deadline: Deadline) -> None:
