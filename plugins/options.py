@@ -273,7 +273,7 @@ def thresholds_of(
     root: Path, inventory: Inventory, known: tuple[KnownCheck, ...], site: SiteChecks | None
 ) -> Thresholds:
     """Those of the modules and of a site's own checks; over them `<inventory>.thresholds.yaml` beside the inventory."""
-    from fixtures.cluster.inventory.model import Engine
+    from fixtures.cluster.inventory.environments import Engine
 
     merged: Thresholds = {}
     engines = {inventory.runtime(node.dynamo_runtime).engine for node in inventory.with_role("worker")}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fixtures.basics.flags import flags
 from fixtures.cluster.inventory.dtypes import served_kv_dtype
-from fixtures.cluster.inventory.model import EngineSettings
+from fixtures.cluster.inventory.engine_settings import EngineSettings
 from fixtures.fit.layout import SIZES, Layout, cannot
 from fixtures.fit.plans import Fit
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from fixtures.basics.deadline import Deadline
+from fixtures.cluster.inventory.engine_settings import EngineSettings
 from fixtures.cluster.inventory.machines import Machine, machines
-from fixtures.cluster.inventory.model import EngineSettings, Inventory, NodeSpec
+from fixtures.cluster.inventory.model import Inventory, NodeSpec
 from fixtures.cluster.nodes import Node
 from fixtures.fit.guards import EngineProcess, Guarded, Raylet
 from fixtures.plants.plant import Plant, point

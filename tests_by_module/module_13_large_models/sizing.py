@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fixtures.basics.errors import CouldNotLook, NotOffered
+from fixtures.cluster.inventory.engine_settings import EngineSettings
 from fixtures.cluster.inventory.machines import Machine, machines
-from fixtures.cluster.inventory.model import EngineSettings, Inventory, NodeSpec
+from fixtures.cluster.inventory.model import Inventory, NodeSpec
 from fixtures.fit.budget import Engine, Model, budget
 from fixtures.fit.layout import Layout
 from fixtures.fit.loaded import Compared, compare, read_text
