@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fixtures.basics.printable import head
 from fixtures.basics.versioned_table import entry_for
@@ -80,15 +80,36 @@ class LargePrompts(Frozen):
     refusals: dict[str, Refusal]
 
 
+class Otherwise(Frozen):
+    """What a range of versions answers to the request `name` of the groups."""
+
+    name: str
+    status: int
+    says: str = ""
+
+
 class ExpectedErrors(Frozen):
     versions: str
     source: str
     error_fields: tuple[str, ...]
     groups: dict[str, tuple[BadRequest, ...]]
+    otherwise: tuple[Otherwise, ...] = ()
     body_limit_bytes: int
     body_limit_status: int
     token_budget: TokenBudget
     large_prompts: LargePrompts
+
+    @model_validator(mode="after")
+    def _as_this_range_answers(self) -> Self:
+        changes = {each.name: each.model_dump() for each in self.otherwise}
+        known = {each.name for requests in self.groups.values() for each in requests}
+        if unknown := sorted(changes.keys() - known):
+            raise ValueError(f"{self.versions}: otherwise names no request of the groups: {', '.join(unknown)}")
+        groups = {
+            group: tuple(each.model_copy(update=changes.get(each.name, {})) for each in requests)
+            for group, requests in self.groups.items()
+        }
+        return self.model_copy(update={"groups": groups})
 
 
 @dataclass(frozen=True)

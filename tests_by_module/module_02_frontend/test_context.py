@@ -87,6 +87,12 @@ def judge_refused(answers: dict[str, Answer], errors: ExpectedErrors, about: str
     evidence="requests and answers",
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'",
 )
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.4,<1.5",
+    shows="one token too many to generate: HTTP 200",
+    reason="A request whose prompt and limit to generate exceed the token budget together is served.",
+)
 def test_requests_beyond_the_token_budget_are_refused(
     run: Run, deployment: Deployment, errors: ExpectedErrors, evidence: Evidence
 ):

@@ -52,6 +52,14 @@ def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[F
         yield form, len(json.dumps(asked)) / 1e6, tokens, answer
 
 
+ANSWERED_WITH_NOTHING = pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.3,<1.5",
+    shows="200 instead of 500",
+    reason="A prompt that the mocker's KV cache has no room for is answered with HTTP 200 and no token.",
+)
+
+
 @check(
     "M02-37",
     judged="over each request plane 300,000 token ids, and a text and a chat of 280,000 tokens, are served and "
@@ -61,7 +69,7 @@ def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[F
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [300000 token ids]}'; the frontend's log",
 )
 @pytest.mark.needs("managed", "mocker", why="settings")
-@pytest.mark.parametrize("plane", ["tcp", "nats"])
+@pytest.mark.parametrize("plane", [pytest.param("tcp", marks=ANSWERED_WITH_NOTHING), "nats"])
 def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     plane: str, run: Run, inventory: Inventory, errors: ExpectedErrors, evidence: Evidence
 ):

@@ -18,6 +18,12 @@ OBJECTS = {"chat": "chat.completion.chunk", "completion": "text_completion"}
 MAX_TOKENS = 12
 # enough chunks to tell a burst from a stream
 LONG_TOKENS = 100
+ROLE_IN_EACH = pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.2,<1.5",
+    shows="the role is not in the first chunk alone",
+    reason="Every chunk of a chat has the role, and not the first alone.",
+)
 kinds = pytest.mark.parametrize("kind", PROMPTS)
 
 
@@ -57,7 +63,7 @@ def test_stream_is_framed_as_server_sent_events(
     by_hand="curl -N FRONTEND/v1/chat/completions -d '{…, \"stream\": true}'",
     causes=[60, 62],
 )
-@kinds
+@pytest.mark.parametrize("kind", [pytest.param("chat", marks=ROLE_IN_EACH), "completion"])
 def test_parts_of_a_stream_come_in_order(kind: str, endpoint: InferenceEndpoint):
     """A chat stream sends the role first, then text and one finish reason; usage follows only if requested."""
     with_usage = stream(endpoint, PROMPTS[kind], max_tokens=MAX_TOKENS)

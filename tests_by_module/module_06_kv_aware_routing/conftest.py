@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.errors import BringUpFailed, NotOffered
 from fixtures.load.traces import Trace, Traces, expected_hits
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -15,6 +15,7 @@ from tests_by_module.module_06_kv_aware_routing.routing import (
     block_size_of,
     events_applied,
     listening,
+    not_offered,
     replay,
     send,
 )
@@ -97,6 +98,19 @@ def traces(kv_router: Traces, deployment: Deployment) -> Traces:
 
 def _publishes(card: dict | None) -> bool:
     return (card or {}).get("runtime_config", {}).get("kv_event_publishing_enabled", True)
+
+
+@pytest.fixture(scope="package")
+def reuse_is_told(run: Run) -> None:
+    """Raises NotOffered where the workers do not say how many tokens of a prompt they had cached."""
+    version = run.worker_version()
+    silent = not_offered(version)["reuse"]
+    for spec in run.inventory.with_role("worker"):
+        if (engine := run.inventory.runtime(spec.worker_runtime).engine) in silent:
+            raise NotOffered(
+                f"the {engine} of ai-dynamo {version} does not say how many tokens of a prompt it had cached "
+                "(usage.prompt_tokens_details)"
+            )
 
 
 @pytest.fixture(scope="package")

@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.versioned_table import entry_for
 from fixtures.clients import prometheus
 from fixtures.clients.answer import addressed_to
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete
@@ -94,6 +96,11 @@ class Replays:
 
 
 HEADERS = ("request", "prompt tokens", "worker", "blocks expected", "blocks predicted", "tokens reused")
+
+
+def not_offered(version: str) -> dict[str, list[str]]:
+    """What this version of ai-dynamo does not offer (not_offered.yaml). Raises LookupError where nobody measured."""
+    return entry_for(Path(__file__).with_name("not_offered.yaml"), version)
 
 
 def block_size_of(workers: Sequence[RegisteredWorker]) -> int:

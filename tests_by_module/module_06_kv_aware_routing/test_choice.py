@@ -86,6 +86,7 @@ def test_unique_prompts_are_balanced(deployment: Deployment, traces: Traces, mea
     evidence="requests by worker",
     by_hand="send one hot prefix 12 at a time, count nvext.worker_id",
 )
+@pytest.mark.usefixtures("reuse_is_told")
 def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure: Measure, evidence: Evidence):
     """When more requests share a prefix than one worker should carry, other workers serve it, too."""
     workers = len(deployment.registered_workers())

@@ -21,7 +21,7 @@ from fixtures.product.deployments.deployment import NOT_QUIET, Deployment, proxi
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, block_size_of, send, workers_of
+from tests_by_module.module_06_kv_aware_routing.routing import Routed, block_size_of, not_offered, send, workers_of
 
 own_frontends = pytest.mark.needs("managed", "kv_router", why="settings")
 
@@ -165,7 +165,7 @@ def test_hits_count_for_less(
     causes=[15],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_router_modes_choose_as_they_say(mode: str, in_mode: InMode, evidence: Evidence):
+def test_router_modes_choose_as_they_say(mode: str, run: Run, in_mode: InMode, evidence: Evidence):
     """With one of two workers loaded, each router mode chooses as documented, and never by prefix hits."""
     deployment, url, traces = in_mode.deployment, in_mode.url, in_mode.traces
     told, holds = MODES[mode]
@@ -173,8 +173,11 @@ def test_router_modes_choose_as_they_say(mode: str, in_mode: InMode, evidence: E
     if holds is without_load and not loaded.system_url:
         variable = deployment.settings.dialect.environment.system_port
         raise NotOffered(f"with {variable} workers count what they have in hand, which mode {mode} goes by")
+    unheeded = mode in not_offered(run.product_version())["named_worker"]
+    if unheeded and holds is without_load:
+        raise NotOffered(f"in mode {mode} this version sends to any worker what names one, so that none can be loaded")
     # whose load is not looked at needs none
-    idle = deployment.shared and holds is not without_load
+    idle = (deployment.shared or unheeded) and holds is not without_load
     streams = 0 if idle else STREAMS
     busy = kept_busy(deployment, traces, url, streams, STREAM_BLOCKS, [loaded.instance_id])
     with nullcontext() if idle else busy:
@@ -263,6 +266,12 @@ def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: dict[str,
 
 
 @own_frontends
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.3,<1.5",
+    shows="waited 5.0 s for requests to be served again once the load was gone",
+    reason="A frontend with --active-decode-blocks-threshold refuses requests although the load is gone.",
+)
 @check(
     "M06-27",
     judged="`--active-decode-blocks-threshold`: refused with 529 or 503 while all workers are above it, served by a "

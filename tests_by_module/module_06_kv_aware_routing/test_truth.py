@@ -72,6 +72,7 @@ def test_events_published_are_the_events_applied(replays: Replays, evidence: Evi
     causes=[2, 9],
 )
 @pytest.mark.parametrize("name", [*WITH_PREFIXES, *WITHOUT])
+@pytest.mark.usefixtures("reuse_is_told")
 def test_workers_reuse_what_the_router_predicts(name: str, replays: Replays, evidence: Evidence):
     """For every request the worker reuses exactly the blocks that the router predicted on it."""
     done = replays.by_name[name]
@@ -89,6 +90,7 @@ def test_workers_reuse_what_the_router_predicts(name: str, replays: Replays, evi
     causes=[1, 2],
 )
 @pytest.mark.parametrize("name", WITH_PREFIXES)
+@pytest.mark.usefixtures("reuse_is_told")
 def test_prefixes_hit_as_computed_beforehand(name: str, replays: Replays, measure: Measure):
     """Every request hits exactly the blocks that the trace predicts: the router always takes the best worker."""
     done = replays.by_name[name]
@@ -112,6 +114,7 @@ def test_prefixes_hit_as_computed_beforehand(name: str, replays: Replays, measur
     causes=[6],
 )
 @pytest.mark.parametrize("name", WITHOUT)
+@pytest.mark.usefixtures("reuse_is_told")
 def test_nothing_in_common_never_hits(name: str, replays: Replays):
     """Prompts without a common block, or shorter than one, are neither predicted to hit nor reused."""
     done = replays.by_name[name]
@@ -131,6 +134,7 @@ def test_nothing_in_common_never_hits(name: str, replays: Replays):
     by_hand="the same trace with --router-mode round-robin",
     causes=[1, 5, 9],
 )
+@pytest.mark.usefixtures("reuse_is_told")
 def test_kv_routing_saves_what_round_robin_computes_again(
     replays: Replays, deployment: Deployment, control: ManagedDeployment | None, measure: Measure, evidence: Evidence
 ):

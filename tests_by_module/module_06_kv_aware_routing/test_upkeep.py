@@ -48,6 +48,7 @@ BEYOND_LEASE_S = 3
     causes=[2, 7],
 )
 @pytest.mark.needs("managed", why="settings")
+@pytest.mark.usefixtures("reuse_is_told")
 def test_index_forgets_what_workers_evict(run: Run, traces: Traces, evidence: Evidence):
     """The router stops predicting blocks that a worker evicted, and still predicts those it kept."""
     size = traces.block_size
