@@ -17,7 +17,8 @@ CLIENT_CHECK = "M12-02"
 # percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
 RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
-OVERLOAD = 1.25
+# of the most that the sweep has seen served: an overload, and from where on requests that arrive queue up
+OVERLOAD, QUEUES_FROM = 1.25, 0.9
 # prompts that share a head: how long one is, in prompts of the sweep, how much of it is the head, and how many are sent
 LONG, SHARED, LEAST_SHARED = 8, 0.75, 32
 TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
@@ -75,11 +76,11 @@ class Arriving:
 
 
 def overload_per_s(highest_per_s: float, most_per_s: float) -> float | None:
-    """None where the highest rate that arrives is beyond the most that the sweep has seen served.
+    """None where the highest rate that arrives is such that requests queue up.
 
-    An engine that batches serves more beyond its knee than at it, each request more slowly.
+    An engine that batches serves far more beyond its knee than at it, each request more slowly.
     """
-    return None if highest_per_s > most_per_s else OVERLOAD * most_per_s
+    return None if highest_per_s > QUEUES_FROM * most_per_s else OVERLOAD * most_per_s
 
 
 def until_free(deployment: Deployment, deadline: Deadline) -> None:

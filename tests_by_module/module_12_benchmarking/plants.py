@@ -141,7 +141,7 @@ class TokensCountedTwice(OnTheWay):
 class TokenHeldBack(OnTheWay):
     """A proxy before the frontend holds one chunk in 50 back for 0.3 s."""
 
-    catches = {"M12-07": "longest_pause_of_itl_p95"}
+    catches = {"M12-07": "longest_pause_"}
     nightly = True
 
     def __init__(self) -> None:
