@@ -330,7 +330,7 @@ class RowOfZeros(OtherCommand):
 class HangsAfterItsRow(OtherCommand):
     """perftest prints its row and does not end."""
 
-    catches = {"M07-14": "after it had printed its row"}
+    catches = {"M07-14": "hung: its last row was"}
 
     def changed(self, argv: list[str]) -> list[str]:
         return ["sh", "-c", '"$@"; exec sleep 600', "sh", *argv]
