@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -61,6 +61,9 @@ def test_collectives_are_nearly_as_fast_as_their_link(
     if collectives.failed:
         raise BringUpFailed(VALUES_CHECK, *collectives.failed)
     evidence.nodes(*torch_nodes)
+    if left_out := collectives.done[0].left_out:
+        available = f"{collectives.done[0].memory_bytes / 1e9:.3g} GB of memory are available"
+        raise CouldNotLook(f"{available}, too little for {max(left_out)} bytes, and smaller sizes do not fill the link")
     link = narrowest(list(torch_nodes.values()), collectives.backend)
     rows = collectives.rows()
     table = [[row.kind, row.bytes, row.times, row.seconds * 1e6, collectives.busbw(row)] for row in rows]
