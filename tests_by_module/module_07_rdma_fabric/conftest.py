@@ -6,7 +6,10 @@ import pytest
 
 from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.parallel import in_parallel
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
+from fixtures.cluster.probes.capabilities import has_torch
+from fixtures.fabric.collectives import Collected, Rank, backend_of, collect
 from fixtures.fabric.judged import held_back, wrong_addresses, wrong_gids
 from fixtures.fabric.load import Load
 from fixtures.fabric.ports import HcaPort, Seen, links, look
@@ -106,3 +109,22 @@ def sound(alone: Alone) -> Alone:
 def at_once(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> Together:
     """What all rails carried at once, one direction after the other."""
     return together(load, ports, sound)
+
+
+@pytest.fixture(scope="package")
+def torch_nodes(run: Run, inventory: Inventory) -> dict[str, Node]:
+    """The nodes whose runtime has torch, by name."""
+    return {name: node for name, node in run.nodes().items() if has_torch(inventory, node.spec)}
+
+
+@pytest.fixture(scope="package")
+def collectives(run: Run, torch_nodes: dict[str, Node], request: pytest.FixtureRequest) -> Collected:
+    """Collectives over these nodes: on GPUs by NCCL with the declared RDMA devices, else on processors by gloo."""
+    nodes = list(torch_nodes.values())
+    over_rdma = backend_of(nodes) == "nccl" and any("rdma" in node.spec.dynamo_capabilities for node in nodes)
+    ports: dict[str, list[HcaPort]] = request.getfixturevalue("ports") if over_rdma else {}
+
+    def changed(argv: list[str], rank: Rank) -> list[str]:
+        return run.at("module_07.rank", argv, rank=rank)
+
+    return collect(nodes, run.environments(), ports, run.seed, changed)

@@ -104,6 +104,30 @@ class NodeGoesOff(OnTheFabric):
         self.lab.power_on(self.victim.name)
 
 
+class SshdStopped(OnTheFabric):
+    """The SSH server of a node has ended, and all its connections with it."""
+
+    catches = {"M07-01": "dgx-spark-02"}
+
+    def break_it(self, nodes: dict[str, Node]) -> None:
+        self.lab.stop_sshd(self.victim.name)
+
+    def undo(self) -> None:
+        self.lab.start_sshd(self.victim.name)
+
+
+class ClockOfNodeOff(OnTheLab):
+    """The clock of one virtual machine is 300 s ahead."""
+
+    catches = {"M00-12": "clock_offset_ms"}
+    failures = (80,)
+    inventory = "rdma-lab"
+    nightly = True
+
+    def lab_up(self, lab: Lab) -> None:
+        lab.set_clock(self.victim.name, 300)
+
+
 class RatesOfEndsDiffer(OnTheFabric):
     """The link of a rail runs at 25 Gb/s at one end and at 100 at the other."""
 
@@ -330,7 +354,7 @@ class RowOfZeros(OtherCommand):
 class HangsAfterItsRow(OtherCommand):
     """perftest prints its row and does not end."""
 
-    catches = {"M07-14": "after it had printed its row"}
+    catches = {"M07-14": "hung: its last row was"}
 
     def changed(self, argv: list[str]) -> list[str]:
         return ["sh", "-c", '"$@"; exec sleep 600', "sh", *argv]

@@ -226,6 +226,7 @@ def test_small_messages_arrive_soon(
                 rows.append([tool, str(way.source), str(way.target), found.least_us, found.typical_us, found.p99_us])
     spent = f"{load.perftest_s:.1f} s on the nodes so far, {load.spent_s:.1f} s with what the suite adds"
     evidence.note("perftest took", spent)
+    measure("spent_over_perftest", load.spent_s / load.perftest_s)
     evidence.table("latencies", ["tool", "from", "to", "least us", "typical us", "99 % us"], rows)
     wrong.judge()
     measure("largest_least_us", max(least), n=LATENCY_TIMES)
@@ -254,6 +255,7 @@ def test_counters_stay_clean_under_load(
         for each in alone.grown
         for (port, counter), n in each.of_kind(kind).items()
     ]
+    evidence.note("reading the counters took", f"{load.counted_s:.2f} s so far, of all nodes at once")
     evidence.table("counters that grew", ["kind", "node", "port", "counter", "by"], grew)
     for node, counted in load.counted().items():
         if unknown := without_any(node, counted, [port.name for port in ports[node]]):
