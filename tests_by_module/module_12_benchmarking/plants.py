@@ -116,9 +116,11 @@ class UsageMissing(OnTheWay):
 
     catches = {
         "M12-03": "have no usage",
+        "M12-04": "itl_ms_beyond_knee = no value",
         "M12-06": "slower_worker_itl_ratio = no value",
         "M12-07": "chunks_a_token = no value",
         "M12-08": "have no usage",
+        "M12-10": "goodput_beyond_asked",
     }
     nightly = True
 
