@@ -15,13 +15,17 @@ from fixtures.basics.deadline import pause
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import RemoteError
 from fixtures.kv.pair import Operation, Pair, whole
 from fixtures.kv.side import Refused, Side
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 BLOCK, CUT_OFF = 4096, 32
-GOES_ON_S, HANGS_AFTER_S, DIES_AFTER_S = 20, 15, 4
+DIES_AFTER_S = 4
+# for how long transfers go on, and after how long one hangs: over RDMA UCX sends seven times more before it gives up
+GOES_ON_S, HANGS_AFTER_S = 20, 15
+GOES_ON_OVER_RDMA_S, HANGS_OVER_RDMA_AFTER_S = 100, 90
 
 
 def refusal(act: Callable[[], Any]) -> str | None:
@@ -41,7 +45,13 @@ def refusal(act: Callable[[], Any]) -> str | None:
 )
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
-    operation: Operation, pair: Pair, survivor: Side, spare: Side, evidence: Evidence, measure: Measure
+    operation: Operation,
+    inventory: Inventory,
+    pair: Pair,
+    survivor: Side,
+    spare: Side,
+    evidence: Evidence,
+    measure: Measure,
 ) -> None:
     """A transfer to a peer that died ends with an error, and soon."""
     evidence.nodes(survivor.node.name, spare.node.name)
@@ -50,11 +60,14 @@ def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
     first = dying.move(operation, whole(dying.size))
     assert first["state"] == "DONE", f"transfers do not work while the peer lives: {first}"
     told: list[tuple[float, dict]] = []
+    goes_on_s, hangs_after_s = GOES_ON_S, HANGS_AFTER_S
+    if inventory.cluster.dynamo_kv_transport == "rdma":
+        goes_on_s, hangs_after_s = GOES_ON_OVER_RDMA_S, HANGS_OVER_RDMA_AFTER_S
 
     def go_on() -> None:
         with suppress(RemoteError):  # told below, with how it ended
             answer = dying.move(
-                operation, whole(dying.size), times=10**9, seconds=GOES_ON_S, hangs_after_s=HANGS_AFTER_S
+                operation, whole(dying.size), times=10**9, seconds=goes_on_s, hangs_after_s=hangs_after_s
             )
             told.append((time.monotonic(), answer))
 
@@ -71,7 +84,7 @@ def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
     evidence.note(
         "The end of it", f"{len(answer['took_s'])} transfers, then {answer['state']}: {answer.get('error_told')}"
     )
-    assert answer["state"] != "PROC", f"the peer is dead, and its transfer hangs: no end within {HANGS_AFTER_S} s"
+    assert answer["state"] != "PROC", f"the peer is dead, and its transfer hangs: no end within {hangs_after_s} s"
     assert answer["state"] == "ERR", f"the peer is dead, and its transfers ended with {answer['state']}"
     measure("error_after_death_s", max(0.0, ended - killed))
     still = connected_again(survivor, pair.far).move("WRITE", whole(BLOCK))
