@@ -312,4 +312,4 @@ class MegabyteKeptUnderLoad(MegabyteOfEach, OnOneMachine):
 
 
 AT_NIGHT = "It runs at night only, and plants are held against short forms. What AIPerf sees is proven with M12-11."
-NOT_PLANTED = dict.fromkeys(("M12-12", *(f"M12-{number}" for number in range(18, 23))), AT_NIGHT)
+NOT_PLANTED = dict.fromkeys(("M12-12", *(f"M12-{number}" for number in range(18, 24))), AT_NIGHT)

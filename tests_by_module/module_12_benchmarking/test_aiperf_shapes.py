@@ -1,6 +1,8 @@
 """AIPerf sends the other shapes of load as well: long prompts, shared heads, a trace on its schedule, cancellations."""
 
 from dataclasses import replace
+from itertools import product
+from math import isnan, log, nan
 from statistics import median
 
 import pytest
@@ -13,6 +15,7 @@ from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.benchmark.accounts import wrong_with
 from fixtures.benchmark.sending import Sent
 from fixtures.benchmark.sizes import Sizes
 from fixtures.load.plan import LoadPlan
@@ -20,8 +23,10 @@ from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 from tests_by_module.module_12_benchmarking.loads import (
     FREED_WITHIN_S,
+    LEAST_SHARED,
     LEAVERS,
     NEVER_WANTED_TOKENS,
+    Loads,
     prefix_plans,
     trace_of,
     until_free,
@@ -33,6 +38,8 @@ pytestmark = [
     pytest.mark.performance,
     pytest.mark.nightly,
 ]
+# in prompts and answers of the sweep
+PROMPT_LENGTHS, ANSWER_LENGTHS = (1, 4, 8), (1, 4)
 # few enough tokens to be over by then, and few enough requests at once to wait for no place
 CANCELLED_AFTER_S, SHORT_TOKENS, AT_ONCE = 0.5, 4, 8
 
@@ -165,3 +172,52 @@ def test_what_aiperf_cancels_is_freed(
     )
     measure("aiperf_cancelled", found.failed, n=len(sent))
     measure.judge()
+
+
+@check(
+    "M12-23",
+    judged="prompts of 1, 4 and 8 times the length, each with answers of 1 and 4 times: every request completed with "
+    "its own tokens, by AIPerf and by us; the TTFT and ITL of AIPerf over ours that are furthest from 1",
+    evidence="table",
+    by_hand="aiperf profile --isl 512 --osl 64, for several lengths",
+)
+def test_aiperf_sees_the_same_at_every_length(
+    seed: int,
+    deployment: Deployment,
+    warm: Sent,
+    shapes: Loads,
+    by_aiperf: Shapes,
+    sizes: Sizes,
+    measure: Measure,
+    evidence: Evidence,
+):
+    """AIPerf and our client see the same of short and long prompts, with short and long answers."""
+    wrong, rows, off = Findings(), [], {"ttft_ms_p50": 1.0, "itl_ms_p50": 1.0}
+    for number, (prompt, answer) in enumerate(product(PROMPT_LENGTHS, ANSWER_LENGTHS)):
+        tokens = prompt * sizes.input_tokens, answer * sizes.output_tokens
+        name = f"{tokens[0]} tokens in, {tokens[1]} out"
+        plan = replace(
+            sizes.at_once(sizes.concurrency[1], seed + 830 + 2 * number, LEAST_SHARED),
+            prompt_tokens=(tokens[0], tokens[0]),
+            output_tokens=(tokens[1], tokens[1]),
+        )
+        ours = shapes.send(name, plan)
+        wrong.extend((wrong_with(ours, deployment.settings.dialect.metrics)[1] + ours.less_exact)[:3])
+        again = replace(plan, seed=plan.seed + 1)
+        theirs = by_aiperf.send(again)
+        wrong.extend(otherwise(name, again, theirs)[:3])
+        own = {"ttft_ms_p50": median(ours.ttft_ms or [nan]), "itl_ms_p50": median(ours.itl_ms or [nan])}
+        told = {figure: theirs.figures.get(figure, nan) for figure in own}
+        rows.append((name, *(value for figure in own for value in (told[figure], own[figure])), ours.tokens_per_s))
+        off = {figure: furthest(off[figure], told[figure] / own[figure]) for figure in own}
+    header = ["load", f"TTFT p50 of {AIPERF}, ms", "ours", f"ITL p50 of {AIPERF}, ms", "ours", "tokens/s, ours"]
+    evidence.table("lengths", header, rows)
+    wrong.judge()
+    measure("aiperf_ttft_p50_of_ours", off["ttft_ms_p50"], n=len(rows))
+    measure("aiperf_itl_p50_of_ours", off["itl_ms_p50"], n=len(rows))
+    measure.judge()
+
+
+def furthest(*ratios: float) -> float:
+    """The one that is furthest from 1, as a factor; NaN where one is none."""
+    return next((each for each in ratios if isnan(each)), max(ratios, key=lambda each: abs(log(each))))
