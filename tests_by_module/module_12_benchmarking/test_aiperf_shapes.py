@@ -15,7 +15,7 @@ from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.benchmark.accounts import wrong_with
+from fixtures.benchmark.accounts import wrong_with_each
 from fixtures.benchmark.sending import Sent
 from fixtures.benchmark.sizes import Sizes
 from fixtures.load.plan import LoadPlan
@@ -202,7 +202,7 @@ def test_aiperf_sees_the_same_at_every_length(
             output_tokens=(tokens[1], tokens[1]),
         )
         ours = shapes.send(name, plan)
-        wrong.extend((wrong_with(ours, deployment.settings.dialect.metrics)[1] + ours.less_exact)[:3])
+        wrong.extend(wrong_with_each([ours], deployment.settings.dialect.metrics))
         again = replace(plan, seed=plan.seed + 1)
         theirs = by_aiperf.send(again)
         wrong.extend(otherwise(name, again, theirs)[:3])

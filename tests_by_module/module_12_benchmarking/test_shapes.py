@@ -9,7 +9,7 @@ from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.benchmark.accounts import wrong_with
+from fixtures.benchmark.accounts import wrong_with_each
 from fixtures.benchmark.sending import Sent, mean
 from fixtures.benchmark.sizes import Sizes
 from fixtures.load.plan import LoadPlan
@@ -57,7 +57,7 @@ def test_shared_prefixes_are_computed_once(
         for each in (alone, together)
     ]
     evidence.table("shared prefixes", ["load", "completed", "TTFT, ms", "cached tokens", "tokens of a prompt"], rows)
-    wrong_of(alone, together, deployment=deployment).judge()
+    Findings(wrong_with_each([alone, together], deployment.settings.dialect.metrics)).judge()
     shares = [100 * sum(map(cached, each.completed)) / (length * len(each.completed)) for each in (alone, together)]
     measure("cached_percent", shares[1], n=len(together.completed))
     measure("cached_percent_of_own", shares[0], n=len(alone.completed))
@@ -95,7 +95,7 @@ def test_trace_is_replayed_on_its_schedule(
     ]
     header = ["request", "due at s", "late, ms", "prompt tokens", "usage", "cached", "promised"]
     evidence.table("the trace", header, rows)
-    wrong = wrong_of(sent, deployment=deployment)
+    wrong = Findings(wrong_with_each([sent], deployment.settings.dialect.metrics))
     off = [row for row in rows if row[3] != row[4]]
     wrong.extend(f"request {row[0]} has a prompt of {row[3]} tokens, and usage has {row[4]}" for row in off[:3])
     wrong.judge()
@@ -142,9 +142,3 @@ def test_cancelled_requests_are_freed(
     first, last = mean(before.ttft_ms), mean(after.ttft_ms)
     measure("ttft_after_leaving_ratio", last / first if first and last else None, n=len(after.completed))
     measure.judge()
-
-
-def wrong_of(*loads: Sent, deployment: Deployment) -> Findings:
-    """What does not add up of each load, and why the client was the bottleneck."""
-    names = deployment.settings.dialect.metrics
-    return Findings(told for each in loads for told in (wrong_with(each, names)[1] + each.less_exact)[:3])
