@@ -79,6 +79,12 @@ def gpu_neighbours(neighbours: Pair) -> Pair:
 
 
 @pytest.fixture(scope="package")
+def gpu_two_nodes(two_nodes: Pair) -> Pair:
+    """Processes of two nodes, with memory of their GPUs."""
+    return on_gpu(two_nodes)
+
+
+@pytest.fixture(scope="package")
 def gpu_pairs(gpu_neighbours: Pair, sides: list[Side], request: pytest.FixtureRequest) -> list[Pair]:
     """All pairs of ends with memory of GPUs: on one node, and on two where there are two with KV on GPUs."""
     between = [request.getfixturevalue("kv_two_nodes")] if len(sides) > 2 else []
@@ -93,10 +99,10 @@ def kv_neighbours(neighbours: Pair, inventory: Inventory, request: pytest.Fixtur
 
 
 @pytest.fixture(scope="package")
-def kv_two_nodes(two_nodes: Pair, inventory: Inventory) -> Pair:
+def kv_two_nodes(two_nodes: Pair, inventory: Inventory, request: pytest.FixtureRequest) -> Pair:
     """Processes of two nodes, with memory of the kind that KV is in on both."""
-    ends = (two_nodes.near, two_nodes.far)
-    return on_gpu(two_nodes) if all(inventory.kv_is_on_gpu(end.node.name) for end in ends) else two_nodes
+    on_gpus = all(inventory.kv_is_on_gpu(end.node.name) for end in (two_nodes.near, two_nodes.far))
+    return request.getfixturevalue("gpu_two_nodes") if on_gpus else two_nodes
 
 
 @pytest.fixture(scope="package")

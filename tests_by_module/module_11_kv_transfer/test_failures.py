@@ -94,7 +94,7 @@ def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
 
 def connected_again(near: Side, far: Side) -> Pair:
     after = Pair(near, far, BLOCK)
-    after.label = "afterwards"
+    after.label = f"after {near.name}"
     after.connect()
     return after
 
