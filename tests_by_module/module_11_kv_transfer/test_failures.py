@@ -141,8 +141,8 @@ def test_wrong_metadata_is_refused(survivor: Side, spare: Side, pair: Pair, evid
     issue="nixl, not reported",
     versions=">=1.4,<1.7",
     shows="the peer was known, and is not any more",
-    reason="NIXL 1.3.2 and 1.4.1 forget a known peer when its metadata comes truncated. Only a new process "
-    "can reach it again.",
+    reason="NIXL 1.3.2, 1.4.1 and 1.5.1 forget a known peer when its metadata comes truncated. Only a new "
+    "process can reach it again.",
 )
 def test_a_peer_outlives_metadata_that_was_cut_off(survivor: Side, spare: Side, evidence: Evidence) -> None:
     """Truncated metadata is refused and leaves its peer reachable."""
