@@ -132,7 +132,8 @@ def together(load: Load, ports: Ports, alone: Alone) -> Together:
     for pairs in rounds(list(ports)):
         for ends in (pairs, [(other, one) for one, other in pairs]):
             ways = [Way(*link) for one, other in ends for link in links(ports[one], ports[other])]
-            for result in load.run([lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]):
+            tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
+            for result in load.run(tests, share_a_link=True):
                 way = result.test.way
                 try:
                     (row,) = result.bandwidths()

@@ -19,6 +19,8 @@ from tests_by_module.module_07_rdma_fabric.carried import Alone, Together, each_
 
 # the checks that own what others stand on
 PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK, WRITES_CHECK = "M07-01", "M07-06", "M07-07", "M07-11", "M07-14"
+# the largest message twice over at each end, and room for its queues
+PERFTEST_LOCKS_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="package")
@@ -82,7 +84,7 @@ def load(
     run: Run, fabric_nodes: dict[str, Node], seen: dict[str, Seen], routed: list[tuple[HcaPort, HcaPort]]
 ) -> Iterator[Load]:
     """Ends of perftest on all nodes. BringUpFailed where memory cannot be locked, CouldNotLook without perftest."""
-    if wrong := [each for node in seen.values() for each in held_back(node)]:
+    if wrong := [each for node in seen.values() for each in held_back(node, PERFTEST_LOCKS_BYTES)]:
         raise BringUpFailed(LIMITS_CHECK, *wrong)
     for name, each in seen.items():
         if absent := [tool for tool in (*TOOLS, "stdbuf") if tool not in each.facts.tools]:

@@ -88,9 +88,15 @@ def test_collectives_are_nearly_as_fast_as_their_link(
             f"slow collectives: {kind} of {largest[kind].bytes} bytes by {collectives.backend} carries "
             f"{speeds[kind]:.3g} GB/s, where the link has {link.bytes_per_s / 1e9:.3g} ({link.source})"
         )
-    if all("rdma" in node.spec.dynamo_capabilities for node in torch_nodes.values()):
-        for rank, network in collectives.networks().items():
-            if network != "IB":
+    networks = collectives.networks()
+    over_rdma = collectives.backend == "nccl" and all(
+        "rdma" in node.spec.dynamo_capabilities for node in torch_nodes.values()
+    )
+    if over_rdma:
+        for rank, network in networks.items():
+            if not network.startswith("IB"):  # with NVIDIA's plugin it is IBext_v8 and the like
                 wrong.add(f"NCCL took the network {network} at {rank}, and rdma is declared: set NCCL_IB_HCA")
     wrong.judge()
     measure.judge()
+    if over_rdma and (silent := [str(rank) for rank in collectives.ranks if str(rank) not in networks]):
+        raise CouldNotLook(f"NCCL's log does not say which network it took at {', '.join(silent)}")

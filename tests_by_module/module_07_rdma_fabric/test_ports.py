@@ -7,7 +7,7 @@ from fixtures.basics.errors import BlockedByHardware
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.cluster.nodes import Node
-from fixtures.fabric.judged import absent_or_down, half_declared, narrow_lanes, unlike, versions_differ
+from fixtures.fabric.judged import absent_or_down, half_declared, narrow_lanes, unlike, versions_differ, without_slot
 from fixtures.fabric.ports import HcaPort, Seen
 
 pytestmark = pytest.mark.needs("rdma")
@@ -70,6 +70,9 @@ def test_devices_have_all_their_pcie_lanes(ports: dict[str, list[HcaPort]], evid
         named = ", ".join(map(str, every))
         raise BlockedByHardware(f"all {len(every)} RDMA devices are software and have no PCIe lanes: {named}")
     Findings(narrow_lanes(every)).judge()
+    if silent := without_slot(every):
+        told = ", ".join(map(str, silent))
+        raise BlockedByHardware(f"the slot of {told} does not say how many lanes it has, as in a virtual machine")
 
 
 @check(

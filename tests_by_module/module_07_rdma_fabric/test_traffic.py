@@ -258,8 +258,8 @@ def test_counters_stay_clean_under_load(
     evidence.note("reading the counters took", f"{load.counted_s:.2f} s so far, of all nodes at once")
     evidence.table("counters that grew", ["kind", "node", "port", "counter", "by"], grew)
     for node, counted in load.counted().items():
-        if unknown := without_any(node, counted, [port.name for port in ports[node]]):
-            raise CouldNotLook(f"{unknown[0]}: nothing can be said about its link")
+        if unknown := without_any(counted, ports[node]):
+            raise CouldNotLook(unknown[0])
     sums = {kind: sum(n for of, *_, n in grew if of == kind) for kind in kinds}
     carried_gb = sum(alone.sent_bytes.values()) / 1e9
     named = Findings(

@@ -18,7 +18,7 @@ from fixtures.basics.measure import Measure
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import RemoteError
 from fixtures.kv.pair import Operation, Pair, whole
-from fixtures.kv.side import Refused, Side
+from fixtures.kv.side import ANSWERS_WITHIN_S, Refused, Side
 
 pytestmark = [pytest.mark.needs("nixl", "runtime", role="worker")]
 BLOCK, CUT_OFF = 4096, 32
@@ -67,7 +67,12 @@ def test_transfer_to_a_dead_peer_soon_ends_with_an_error(
     def go_on() -> None:
         with suppress(RemoteError):  # told below, with how it ended
             answer = dying.move(
-                operation, whole(dying.size), times=10**9, seconds=goes_on_s, hangs_after_s=hangs_after_s
+                operation,
+                whole(dying.size),
+                times=10**9,
+                seconds=goes_on_s,
+                hangs_after_s=hangs_after_s,
+                within_s=goes_on_s + hangs_after_s + ANSWERS_WITHIN_S,
             )
             told.append((time.monotonic(), answer))
 
