@@ -391,7 +391,7 @@ def with_device(facts: Facts, **changes: object) -> Facts:
 NOT_PLANTED = {
     "M07-10": "No InfiniBand was ever there; its judge is tested on made-up facts (fixtures/tests/test_fabric.py).",
     "M07-12": "The settings of virtual machines stand in no file, so nothing is required of them; what is looked for "
-    "in files is tested in fixtures/tests/test_fabric_on_nodes.py.",
+    "in files is tested in fixtures/tests/test_fabric_on_nodes.py, what follows from it in test_fabric.py.",
     "M07-16": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
     "M07-17": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
 }

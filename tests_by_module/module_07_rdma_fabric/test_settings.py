@@ -15,6 +15,7 @@ from fixtures.fabric.judged import (
     held_back,
     lockable_bytes,
     mtus_differ,
+    settings_of,
     without_manager,
     wrong_addresses,
     wrong_gids,
@@ -189,28 +190,11 @@ def test_settings_survive_a_reboot(
     seen: dict[str, Seen], ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
 ):
     """Addresses and MTU of the rails stand in a configuration that is read at boot."""
-    lost, unseen, rows = [], [], []
-    for name, each in seen.items():
-        if unreadable := ", ".join(each.kept.unreadable):
-            evidence.note(f"Not readable on {name}", unreadable)
-        for port in ports[name]:
-            kept = each.kept.interfaces.get(port.port.netdev or "")
-            if port.interface is None or kept is None:
-                continue
-            dynamic = {a.address for a in port.interface.addresses if a.dynamic}
-            found = {
-                **kept.addresses,
-                **({f"MTU {port.interface.mtu}": kept.mtu} if port.interface.mtu != 1500 else {}),
-            }
-            rows += [[name, port.port.netdev, what, " ".join(files)] for what, files in found.items()]
-            of = f"{port.port.netdev} of {name}"
-            lost += [f"{what} of {of} came by DHCP" for what in found if what in dynamic]
-            absent = [what for what, files in found.items() if not files and what not in dynamic]
-            if unreadable:
-                unseen += [f"{what} of {of} may stand in {unreadable}" for what in absent]
-            else:
-                lost += [f"{what} of {of} stands in no file" for what in absent]
-    evidence.table("kept", ["node", "interface", "setting", "files"], rows)
+    settings = [setting for name, each in seen.items() for setting in settings_of(each, ports[name])]
+    rows = [[each.of, each.what, " ".join(each.files)] for each in settings]
+    lost = [each.wrong for each in settings if each.wrong]
+    unseen = [each.unseen for each in settings if each.unseen]
+    evidence.table("kept", ["interface", "setting", "files"], rows)
     over = measure("settings_not_kept", len(lost), n=len(rows))
     if over.judgement == "fail":
         Findings(lost).judge("gone after a reboot")
