@@ -1,11 +1,9 @@
 """One worker's greedy answers against another's, where neither is known to be right."""
 
 from fixtures.answers.ask import answered, ask
-from fixtures.answers.compare import Answered
+from fixtures.answers.compare import apart
 from fixtures.answers.prompts import prompt_set
 from fixtures.basics.require import require
-from fixtures.cluster.inventory.dtypes import served_dtype
-from fixtures.cluster.inventory.model import Inventory
 from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_03_workers_and_backends.peers import Peers
 
@@ -42,30 +40,3 @@ def distances(deployment: Deployment, type_: Peers, nonce: str) -> list[Distance
             for each in others
         ]
     return found
-
-
-def dtypes(inventory: Inventory) -> set[str]:
-    """What the engines of the declared workers compute in."""
-    return {
-        served_dtype(
-            inventory.model(each.dynamo_model).parameters, inventory.runtime(each.dynamo_runtime).settings.args
-        )
-        for each in inventory.with_role("worker")
-    }
-
-
-def apart(first: Answered, second: Answered) -> tuple[int | None, float]:
-    """The first token that differs, None where none does, and the farthest that log probabilities are apart up to it.
-
-    Two tokens that are as likely as each other may be swapped by rounding; what comes after them says nothing.
-    Answers of different lengths are infinitely far apart, and those whose tokens differ where one of them tells no log
-    probability.
-    """
-    pairs = zip(first.tokens, second.tokens, strict=False)
-    position = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
-    told = min(len(first.logprobs), len(second.logprobs))
-    if len(first.tokens) != len(second.tokens) or (position is not None and position >= told):
-        return position, float("inf")
-    compared = slice(told if position is None else position + 1)
-    far = zip(first.logprobs[compared], second.logprobs[compared], strict=True)
-    return position, max((abs(one - other) for one, other in far), default=0.0)

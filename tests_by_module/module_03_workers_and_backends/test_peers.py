@@ -11,6 +11,7 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.require import require
+from fixtures.cluster.inventory.dtypes import dtypes_of_workers
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
 from fixtures.drift.sample import Taken
@@ -19,7 +20,7 @@ from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.topology import Picture
 from fixtures.run import Run
 from tests_by_module.module_03_workers_and_backends.contract import contract
-from tests_by_module.module_03_workers_and_backends.peer_answers import distances, dtypes
+from tests_by_module.module_03_workers_and_backends.peer_answers import distances
 from tests_by_module.module_03_workers_and_backends.peer_processes import against_median, most, taken_by_worker
 from tests_by_module.module_03_workers_and_backends.peer_speed import (
     BETWEEN_TOKENS,
@@ -176,7 +177,7 @@ def test_workers_answer_alike(
         rows,
     )
     farthest = max(far for *_, far, _ in rows)
-    if dtypes(inventory) == {"float32"}:
+    if dtypes_of_workers(inventory) == {"float32"}:
         bound = measure("logprob_distance", farthest, n=len(rows))
     else:
         bound = measure("logprob_distance_in_16_bits", farthest, n=len(rows))

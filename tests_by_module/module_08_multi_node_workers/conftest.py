@@ -15,7 +15,7 @@ from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import links
 from fixtures.load.plan import LoadPlan
 from fixtures.product.deployments import multi_node_engine, placement
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.launch_lint import NodeFacts
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
@@ -113,7 +113,7 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: st
         sent.wait_until_completed(20, Deadline(30, "a quiet beginning"))
         worker = stack.enter_context(run.joined_worker(deployment, on=second))
         try:
-            deadline = Deadline(READY_WITHIN_S, f"{worker.name} on {second} to register")
+            deadline = Deadline(deployment.ready_within_s, f"{worker.name} on {second} to register")
             came = deployment.wait_until_registered(worker, deadline).instance_id
             registered = sent.mark("worker joined")
 
@@ -125,11 +125,12 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: st
         except (DeadlineExceeded, ServiceFailed) as error:
             raise BringUpFailed(JOINS_CHECK, f"a worker that joins under load does not serve: {error}") from None
         go_on("with two workers")
+        drains_s = max(DRAINS_WITHIN_S, worker.ends_within_s)
         signalled = sent.mark("SIGTERM")
         process = worker.require_process()
         process.signal(signal.SIGTERM)
         arrived = sent.mark("SIGTERM arrived")
-        exit_status = process.wait_until_ended(Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
+        exit_status = process.wait_until_ended(Deadline(drains_s, f"{worker.name} to end after SIGTERM"))
         sent.mark("worker ended")
         go_on("with one worker")
         load, metrics = sent.finish(), deployment.frontend_metrics()

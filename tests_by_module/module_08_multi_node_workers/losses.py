@@ -192,7 +192,7 @@ def lose(
     fault = run.at("module_08.fault", fault, name=name, deployment=deployment)
     with steady_load(run, deployment, **load) as sent:
         _quiet_beginning(sent, name)
-        with in_place(fault, sent.mark):
+        with in_place(fault, sent.mark, healed_within_s=deployment.ready_within_s):
             pause(hold, "the fault to last") if isinstance(hold, int | float) else hold()
         ended, restarted = _supervise(deployment, sent)
         pause(GOES_ON_S, "the load to go on")

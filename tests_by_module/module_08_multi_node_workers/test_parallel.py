@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from fixtures.answers.ask import answered, ask
+from fixtures.answers.compare import apart
+from fixtures.answers.prompts import Prompt
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
-from fixtures.clients.answer import addressed_to
-from fixtures.clients.inference import complete
+from fixtures.basics.measure import Measure
+from fixtures.clients.answer import Answer
+from fixtures.cluster.inventory.dtypes import dtypes_of_workers
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.multi_node_engine import Member, mistakes_in, plan
@@ -28,7 +32,7 @@ pytestmark = [
 
 # two ranks of vLLM on two CPU cores need 93 s; a large model from disk needs longer
 SERVES_WITHIN_S, ENDS_WITHIN_S = 600, 60
-PROMPT, TOKENS = "The capital of France is", 32
+PROMPT, TOKENS = Prompt("a sentence", "The capital of France is", ()), 32
 
 
 @contextmanager
@@ -51,7 +55,7 @@ def spanning(
         for worker in workers:
             deployment.stages.joining(worker).launch()
         deadline = Deadline(SERVES_WITHIN_S, f"{len(workers)} ranks to register as one worker")
-        yield deployment.wait_until_registered(workers[0], deadline).instance_id
+        yield deployment.wait_until_registered(workers[0], deadline, workers[1:]).instance_id
     finally:
         with ExitStack() as ending:  # the last rank first, each whatever another's end raises
             for worker in workers:
@@ -62,48 +66,62 @@ def _stop(worker: Worker) -> None:
     worker.stop(Deadline(ENDS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
 
 
-def greedy(deployment: Deployment, worker: int) -> str:
+def greedy(deployment: Deployment, worker: int) -> Answer:
     """What a worker makes of the prompt, without chance. AssertionError when it does not serve."""
-    answer = complete(
-        deployment.endpoint, PROMPT, max_tokens=TOKENS, temperature=0, nvext=addressed_to(worker), timeout_s=120
-    )
+    answer = ask(deployment.endpoint, PROMPT, max_tokens=TOKENS, pinned_to=worker, timeout_s=120)
     assert answer.ok, f"worker {worker:x} does not answer: {answer.describe()}"
     assert answer.worker_ids == {worker}, (
         f"worker {worker:x} was asked, served by {', '.join(f'{each:x}' for each in answer.worker_ids) or 'nobody'}"
     )
-    return answer.text
+    return answer
 
 
-def judge(run: Run, members: Sequence[Member], evidence: Evidence, *, tensor: int, pipeline: int) -> None:
-    """Beside one worker on one node: what that one says is what is expected."""
+def judge(
+    run: Run, members: Sequence[Member], measure: Measure, evidence: Evidence, *, tensor: int, pipeline: int
+) -> None:
+    """Beside one worker on one node: what that one says is what is expected, but for rounding."""
     with run.own_deployment("module_08.spanning") as deployment:
         (alone,) = deployment.registered_workers()
         expected = greedy(deployment, alone.instance_id)
         with spanning(run, deployment, members, tensor=tensor, pipeline=pipeline) as worker:
             told = greedy(deployment, worker)
-    evidence.table("greedy answers", ["worker", "text"], [["one node", expected], ["over the nodes", told]])
-    assert told == expected, f"over {len(members)} nodes the answer is {told!r}, on one it is {expected!r}"
+    evidence.table("greedy answers", ["worker", "text"], [["one node", expected.text], ["over the nodes", told.text]])
+    position, far = apart(answered("on one node", expected), answered("over the nodes", told))
+    if dtypes_of_workers(run.inventory) == {"float32"}:
+        bound = measure("logprob_distance", far, n=TOKENS)
+    else:
+        bound = measure("logprob_distance_in_16_bits", far, n=TOKENS)
+    if bound.judgement == "fail":
+        where = "no token differs" if position is None else f"token {position} is the first that differs"
+        wrong = f"over {len(members)} nodes the answer is {told.text!r}, on one it is {expected.text!r}: {where}"
+        Findings([f"{wrong}, log probabilities differ by {far:.2g}, expected {bound.threshold}"]).judge()
+    measure.judge()
 
 
 @check(
     "M08-20",
-    judged="vLLM over all nodes as one more worker: the greedy answer is that of a worker on one node",
-    evidence="both answers",
+    judged="vLLM over all nodes as one more worker: the greedy answer is that of a worker on one node, by how far log "
+    "probabilities differ up to the first token that is another",
+    evidence="measurement, both answers",
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2",
     causes=[74],
 )
-def test_pipeline_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence: Evidence):
+def test_pipeline_over_nodes_answers_as_one_node(
+    run: Run, engine_nodes: list[Member], measure: Measure, evidence: Evidence
+):
     """A pipeline-parallel engine over the nodes serves the same tokens as an engine on one node."""
-    judge(run, engine_nodes, evidence, pipeline=len(engine_nodes), tensor=engine_nodes[0].devices)
+    judge(run, engine_nodes, measure, evidence, pipeline=len(engine_nodes), tensor=engine_nodes[0].devices)
 
 
 @check(
     "M08-21",
-    judged="vLLM with every layer spread over all nodes: the greedy answer is that of a worker on one node",
-    evidence="both answers",
+    judged="vLLM with every layer spread over all nodes: the greedy answer is that of a worker on one node, as there",
+    evidence="measurement, both answers",
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2",
     causes=[74],
 )
-def test_tensor_parallel_over_nodes_answers_as_one_node(run: Run, engine_nodes: list[Member], evidence: Evidence):
+def test_tensor_parallel_over_nodes_answers_as_one_node(
+    run: Run, engine_nodes: list[Member], measure: Measure, evidence: Evidence
+):
     """A tensor-parallel engine over the nodes serves the same tokens as an engine on one node."""
-    judge(run, engine_nodes, evidence, pipeline=1, tensor=sum(each.devices for each in engine_nodes))
+    judge(run, engine_nodes, measure, evidence, pipeline=1, tensor=sum(each.devices for each in engine_nodes))

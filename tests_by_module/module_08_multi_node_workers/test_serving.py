@@ -116,7 +116,7 @@ def test_requests_go_over_the_data_link(
         data = interface_of(address, served.links.before[name])
         if data is None:
             raise CouldNotLook(f"no interface of {name} has its data address {address}: {served.links.before[name]}")
-        for interface in served.links.before[name].keys() - {"lo"}:
+        for interface in (served.links.before[name].keys() & served.links.after[name].keys()) - {"lo"}:
             received, sent = served.links.moved(name, interface)
             rows.append([name, interface, "data link" if interface == data else "", received, sent])
             over_data += received if interface == data else 0
