@@ -126,6 +126,7 @@ def test_a_stall_shorter_than_the_lease_loses_nothing(
     transfers = int(patient.moved(counted).nixl_count)
     measure("failed_transfers", sum(each.failed for each in counted.values()), n=transfers)
     measure("gap_of_allowed", differences.farthest / allowed, n=len(prompts))
+    differences.require_whole()
     measure.judge()
 
 
@@ -187,6 +188,7 @@ def test_kv_that_nobody_fetches_is_given_back(
     measure("leases_expired", stall.expired, n=asked)
     measure("hung_requests", len(stall.hung), n=asked)
     measure("gap_of_allowed_afterwards", differences.farthest / allowed, n=len(differences.compared))
+    differences.require_whole()
     measure.judge()
 
 
@@ -215,5 +217,6 @@ def test_decode_never_answers_from_expired_kv(
         differences = third.differences("third", {LATE: stall.late})
         evidence.table("the answer", HEADERS, third.rows("third", differences))
         measure("gap_of_allowed", differences.farthest / allowed)
+        differences.require_whole()
     assert stall.expired, "no lease expired: nothing was shown"
     measure.judge()

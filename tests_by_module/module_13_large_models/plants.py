@@ -63,7 +63,7 @@ class OrphanKeepsMemory(Plant):
 
     @point("module_13.guarded")
     def orphan(self, seen: Guarded) -> Guarded:
-        process = EngineProcess(pid=4242, parent=1, name="VLLM::EngineCore", bytes=2 << 30)
+        process = EngineProcess(pid=4242, parent=1, parent_program="", name="VLLM::EngineCore", bytes=2 << 30)
         return seen.model_copy(update={"engines": [*seen.engines, process]})
 
 

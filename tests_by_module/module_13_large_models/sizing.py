@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fixtures.basics.errors import CouldNotLook, NotOffered
+from fixtures.basics.flags import flags
 from fixtures.cluster.inventory.engine_settings import EngineSettings
 from fixtures.cluster.inventory.machines import Machine, machines
 from fixtures.cluster.inventory.model import Inventory, NodeSpec
@@ -48,7 +49,8 @@ class Declared:
         if runtime.engine == "mocker" and not inventory.cluster.dynamo_large_models:
             return 0
         if self.machine.has_gpu:
-            share = self.settings.memory_share or self.machine.memory_share
+            told = flags(self.settings.args).get("--gpu-memory-utilization")
+            share = self.settings.memory_share or (float(told) if told else self.machine.memory_share)
             return self.machine.memory_gib * share * self.machine.gpus * GIB if self.machine.unified else 0
         return (runtime.settings.memory_gb or 0) * 1e9 * len(node.worker_types)
 

@@ -11,6 +11,8 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.parallel import in_parallel
 from fixtures.basics.require import require
 from fixtures.clients.inference import stream
+from fixtures.fit.budget import Engine
+from fixtures.fit.kv import kv_cache
 from fixtures.fit.layout import Layout
 from fixtures.fit.quantization import declared as scheme_of
 from fixtures.fit.roofline import GpuSpeed, active_bytes, layer_weights, of_bandwidth, slowest, speeds
@@ -65,24 +67,29 @@ def test_no_gpu_is_slower_than_its_kind(speed: dict[str, list[GpuSpeed]], measur
 
 @check(
     "M13-21",
-    judged="tokens a second of one stream, times the bytes of weights that a token reads, against the bytes that a "
-    "copy moves there, with a bound for one GPU and one for tensor parallel ranks; a prompt's arithmetic against the "
-    "matrix product",
+    judged="tokens a second of one stream, times the bytes of weights and KV that a token reads, against the bytes "
+    "that a copy moves there, with a bound for one GPU and one for tensor parallel ranks; a prompt's arithmetic against "
+    "the matrix product",
     evidence="measurements",
-    by_hand="stream one completion of 200 tokens; weights in bytes x tokens/s / bandwidth",
+    by_hand="stream one completion of 200 tokens; weights and KV in bytes x tokens/s / bandwidth",
 )
 def test_one_stream_is_near_what_the_memory_carries(
     deployment: Deployment, speed: dict[str, list[GpuSpeed]], declared: Declared, run: Run, measure: Measure
 ):
     """One stream of tokens uses enough of what the GPUs' memory carries."""
     model = served(run)
-    active = active_bytes(model, scheme_of(model.config))
+    engine = Engine.of(declared.settings, declared.context(model.config.max_position_embeddings))
+    kv = kv_cache(model.config, Layout(), 0, engine.kept_in, engine.batched_tokens)
+    # the KV of a token in the middle of the answer, by all ranks together
+    active = active_bytes(model, scheme_of(model.config)) + kv.of_request(len(PROMPT) + TOKENS // 2)
     layout: Layout = declared_layout(declared.settings.args)
     rates, firsts = [], []
     for number in range(STREAMS):
         prompt = [number + 100, *PROMPT]
         answer = stream(deployment.endpoint, prompt, max_tokens=TOKENS, temperature=0, ignore_eos=True, timeout_s=300)
         assert answer.ok, answer.describe()
+        came = answer.counted("completion_tokens")
+        assert came == TOKENS, f"{came} tokens came, {TOKENS} were asked for: {answer.describe()}"
         first_s = require(answer.first_token_s, "time of the first token")
         rates.append((TOKENS - 1) / (answer.duration_s - first_s))
         firsts.append(first_s)
