@@ -68,8 +68,8 @@ def test_no_gpu_is_slower_than_its_kind(speed: dict[str, list[GpuSpeed]], measur
 @check(
     "M13-21",
     judged="tokens a second of one stream, times the bytes of weights and KV that a token reads, against the bytes "
-    "that a copy moves there, with a bound for one GPU and one for tensor parallel ranks; a prompt's arithmetic against "
-    "the matrix product",
+    "that a copy moves there, with a bound for one GPU and one for tensor parallel ranks; a prompt's arithmetic "
+    "against the matrix product",
     evidence="measurements",
     by_hand="stream one completion of 200 tokens; weights and KV in bytes x tokens/s / bandwidth",
 )
