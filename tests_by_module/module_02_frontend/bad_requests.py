@@ -55,10 +55,10 @@ class TokenBudget(Frozen):
 
 
 class LargePrompt(Frozen):
-    """One prompt in two forms: so many token ids, or a text of so many repeats."""
+    """One prompt in two forms: so many token ids, or a text of about so many tokens."""
 
     token_ids: int
-    repeats_of_text: int
+    text_tokens: int
 
 
 class Refusal(Frozen):

@@ -11,27 +11,29 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.printable import head
-from fixtures.clients.inference import Answer, InferenceEndpoint, complete
+from fixtures.clients.inference import Answer, complete
+from fixtures.clients.tokenizer import ModelTokenizer
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.load.plan import ordinary_prompt
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_02_frontend.bad_requests import ExpectedErrors, LargePrompt, LargePrompts, Refusal
 
-# three words, of which the tiny model's tokenizer makes seven tokens
+# repeated, a text of as many tokens as the model's tokenizer makes of them
 WORDS = "over and over "
 # the mocker takes as long for a token as a GPU does, divided by this
 SPEEDUP = 1000
+SAMPLE = 100
 ANSWERED_WITHIN_S = 60
 
 Form = Literal["token ids", "text", "chat"]
 
 
-def prompt(form: Form, many: LargePrompt) -> tuple[Any, int]:
+def prompt(form: Form, many: LargePrompt, tokenizer: ModelTokenizer) -> tuple[Any, int]:
     """What is asked, and how many tokens it is at the least: each word is one or more."""
     if form == "token ids":
         return ordinary_prompt(many.token_ids), many.token_ids
-    text = WORDS * many.repeats_of_text
+    text = WORDS * (many.text_tokens * SAMPLE // len(tokenizer.encode(WORDS * SAMPLE)))
     asked = text if form == "text" else [{"role": "user", "content": text}]
     return asked, len(text.split())
 
@@ -43,12 +45,12 @@ def reasons(deployment: ManagedDeployment, large: LargePrompts) -> list[str]:
     return [head(line[found.start() :]) for line in lines if (found := said.search(line))]
 
 
-def ask_each(endpoint: InferenceEndpoint, many: LargePrompt) -> Iterator[tuple[Form, float, int, Answer]]:
+def ask_each(deployment: ManagedDeployment, many: LargePrompt) -> Iterator[tuple[Form, float, int, Answer]]:
     """(form, MB of the prompt as JSON, tokens at the least, answer) of the prompt in each form."""
     forms: tuple[Form, ...] = ("token ids", "text", "chat")
     for form in forms:
-        asked, tokens = prompt(form, many)
-        answer = complete(endpoint, asked, max_tokens=1, timeout_s=ANSWERED_WITHIN_S)
+        asked, tokens = prompt(form, many, deployment.tokenizer())
+        answer = complete(deployment.endpoint, asked, max_tokens=1, timeout_s=ANSWERED_WITHIN_S)
         yield form, len(json.dumps(asked)) / 1e6, tokens, answer
 
 
@@ -82,7 +84,7 @@ def test_large_prompts_reach_a_worker_or_are_refused_for_a_known_reason(
     name = f"module_02.large_{plane}"
     with run.own_deployment(name, runtime=runtime, request_plane=plane, worker_args=args) as deployment:
         for many, expected in ((large.served, served), (large.refused, refusal)):
-            for form, megabytes, tokens, answer in ask_each(deployment.endpoint, many):
+            for form, megabytes, tokens, answer in ask_each(deployment, many):
                 why = "" if answer.ok else (reasons(deployment, large) or ["no reason in any log"])[-1]
                 counted = answer.counted("prompt_tokens") if answer.ok else 0
                 what = f"{form} of {megabytes:.2f} MB: {answer.status}"

@@ -101,6 +101,7 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
     shows="texts hold a stop sequence",
     reason="When one token contains several stop sequences, the first in the request's list wins, not the "
     "earliest in the text.",
+    sometimes=True,  # an engine may choose no such token
 )
 @pytest.mark.usefixtures("served_again")
 def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEndpoint):

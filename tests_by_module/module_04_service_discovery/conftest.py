@@ -26,6 +26,6 @@ def etcd(deployment: Deployment) -> Iterator[Etcd]:
 def departure_by_sigterm(run: Run, managed: ManagedDeployment) -> tuple[Departure, int | None]:
     """A worker that joined and was ended with SIGTERM, and its exit status."""
     with departing(run, managed, signal.SIGTERM) as (worker, so_far):
-        ends = Deadline(DRAINS_WITHIN_S, f"{worker.name} to end after SIGTERM")
+        ends = Deadline(max(DRAINS_WITHIN_S, worker.ends_within_s), f"{worker.name} to end after SIGTERM")
         exit_status = worker.require_process().wait_until_ended(ends)
         return so_far(), exit_status

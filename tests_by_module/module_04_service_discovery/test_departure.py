@@ -102,7 +102,7 @@ def test_zombie_worker_does_not_serve(run: Run, managed: ManagedDeployment, meas
         ]
         process = worker.require_process()
         process.signal(signal.SIGCONT)
-        continued = Deadline(SERVES_WITHIN_S, "the worker to end or to register again")
+        continued = Deadline(max(SERVES_WITHIN_S, worker.ends_within_s), "the worker to end or to register again")
 
         def resolved() -> tuple[str | None, object]:
             if not process.is_alive():

@@ -13,7 +13,7 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
 from fixtures.clients.inference import complete
-from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
+from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.deployments.readiness import wait_until_serving
 from fixtures.run import Run
@@ -166,7 +166,7 @@ def test_etcd_away_for_longer_than_the_lease(run: Run, measure: Measure, evidenc
         evidence.table("ended after the loss of etcd", ["process", "s"], ended.items())
         measure("answered_without_etcd_s", answered_for_s)
         measure("last_process_ended_s", max(ended.values()))
-        back = Deadline(READY_WITHIN_S, "the deployment to serve again")
+        back = Deadline(deployment.ready_within_s, "the deployment to serve again")
         run.at("module_04.restarting", deployment.etcd)
         deployment.etcd.start(back)
         for process in processes:
