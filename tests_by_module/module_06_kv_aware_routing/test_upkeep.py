@@ -149,7 +149,7 @@ def test_leaving_worker_is_forgotten(run: Run, managed: ManagedDeployment, trace
     prompt = traces.tokens(BLOCKS * size + 1)
     with warm_joined_worker(run, managed, traces, prompt) as (worker, registered, again):
         assert again.predicted == BLOCKS, not_predicted(registered, again)
-        worker.stop(Deadline(max(FOLLOWS_WITHIN_S, worker.ends_within_s), f"{worker.name} to end after SIGTERM"))
+        worker.stop(Deadline(FOLLOWS_WITHIN_S, f"{worker.name} to end after SIGTERM"))
         after = [send(managed, prompt, size) for _ in range(2)]
     require_all_served(after, "after the worker had left")
     assert after[0].predicted == 0, (
@@ -187,7 +187,7 @@ def test_restarted_worker_starts_with_an_empty_index(
         except DeadlineExceeded as error:
             raise AssertionError(f"the registration is stale: {error}") from None
         # only now: both tell the same address, by which a registration is found
-        anew = Deadline(READY_WITHIN_S, f"{worker.name} to register again")
+        anew = Deadline(managed.ready_within_s, f"{worker.name} to register again")
         restarted = managed.wait_until_registered(worker, anew)
 
         def answered() -> tuple[Routed | None, object]:

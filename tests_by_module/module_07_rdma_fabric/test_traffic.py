@@ -11,7 +11,7 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import interface_of
-from fixtures.fabric.counters import Kind, without_any
+from fixtures.fabric.counters import Kind, silent_cables, without_any
 from fixtures.fabric.load import Load, Test
 from fixtures.fabric.perftest import ALL_SIZES, Refused, Tool
 from fixtures.fabric.ports import HcaPort, Seen
@@ -257,9 +257,9 @@ def test_counters_stay_clean_under_load(
     ]
     evidence.note("reading the counters took", f"{load.counted_s:.2f} s so far, of all nodes at once")
     evidence.table("counters that grew", ["kind", "node", "port", "counter", "by"], grew)
-    for node, counted in load.counted().items():
-        if unknown := without_any(counted, ports[node]):
-            raise CouldNotLook(unknown[0])
+    looks = load.counted()
+    if unknown := [each for node, counted in looks.items() for each in without_any(counted, ports[node])]:
+        raise CouldNotLook(unknown[0])
     sums = {kind: sum(n for of, *_, n in grew if of == kind) for kind in kinds}
     carried_gb = sum(alone.sent_bytes.values()) / 1e9
     named = Findings(
@@ -274,6 +274,8 @@ def test_counters_stay_clean_under_load(
     if any(each.judgement == "fail" for each in measured):
         named.judge("the link is not well")
     measure.judge()
+    if silent := [each for node, counted in looks.items() for each in silent_cables(counted, ports[node])]:
+        raise CouldNotLook(silent[0])
 
 
 @check(

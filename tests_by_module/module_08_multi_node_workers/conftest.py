@@ -111,8 +111,8 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: st
             sent.wait_until_completed(len(sent.so_far()) + GO_ON_FOR[form], deadline)
 
         sent.wait_until_completed(20, Deadline(30, "a quiet beginning"))
-        worker = stack.enter_context(run.joined_worker(deployment, on=second))
         try:
+            worker = stack.enter_context(run.joined_worker(deployment, on=second))
             deadline = Deadline(deployment.ready_within_s, f"{worker.name} on {second} to register")
             came = deployment.wait_until_registered(worker, deadline).instance_id
             registered = sent.mark("worker joined")

@@ -1,6 +1,5 @@
 """Fixtures of module 10: disaggregated prefill and decode, asked the oracle's prompts, compared with the baseline."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -162,15 +161,11 @@ def crowd(run: Run, sides: Sides, oracle: Oracle) -> Crowd:
     """The second prompts, amid clients that leave after two chunks of a long answer."""
     endpoint = sides.deployment.endpoint
     leaving = plan(run.seed + 3, ABORTS, (64, 512), LEFT_TOKENS, leave_after_chunks=2)
-
-    def leave() -> tuple[dict[str, int], float]:
-        return outcomes(run_load(endpoint, leaving, concurrency=AT_ONCE, within_s=120)), time.monotonic()
-
     with Threads(1) as aside:
-        left = aside.submit(leave)
+        load_ = aside.submit(run_load, endpoint, leaving, concurrency=AT_ONCE, within_s=120)
         answers = ask_all(endpoint, oracle.prompts["second"], max_tokens=ANSWER_TOKENS, at_once=AT_ONCE)
-        ends, left_at_s = left.result()
-    return Crowd(answers, ends[LEFT], left_at_s, ", ".join(f"{count} {end}" for end, count in ends.items()))
+        ends = outcomes(load_.result())
+    return Crowd(answers, ends[LEFT], ", ".join(f"{count} {end}" for end, count in ends.items()))
 
 
 @pytest.fixture(scope="package")

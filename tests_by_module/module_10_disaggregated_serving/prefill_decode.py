@@ -67,12 +67,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Prompts that were asked at once, while other clients left in the middle of their answers: the last at `left_at_s`
-    (monotonic clock)."""
+    """Prompts that were asked at once, while other clients left in the middle of their answers."""
 
     answers: dict[str, Answer]
     left: int
-    left_at_s: float
     told: str
 
 

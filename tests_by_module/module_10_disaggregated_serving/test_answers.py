@@ -1,6 +1,5 @@
 """The answers are those of a model that was not disaggregated: cold, cached, at once, and while others leave."""
 
-import time
 from collections import Counter
 from contextlib import suppress
 from hashlib import sha256
@@ -200,8 +199,7 @@ def test_clients_that_left_leave_nothing_behind(
             used = sides.counters.kv_used.require(page)
             left[name] = f"{requests:g} requests under way, {used:.2%} of KV in use"
             if requests == 0 and used < 0.001:
-                # what was idle at the first look may have been so for long
-                idle_after_s.setdefault(name, deadline.elapsed_s if looks == 1 else time.monotonic() - crowd.left_at_s)
+                idle_after_s.setdefault(name, deadline.elapsed_s)
         return len(idle_after_s) == len(left) or None, left
 
     deadline = Deadline(IDLE_WITHIN_S, "both sides to be idle")

@@ -49,9 +49,15 @@ class Declared:
         if runtime.engine == "mocker" and not inventory.cluster.dynamo_large_models:
             return 0
         if self.machine.has_gpu:
-            told = flags(self.settings.args).get("--gpu-memory-utilization")
-            share = self.settings.memory_share or (float(told) if told else self.machine.memory_share)
-            return self.machine.memory_gib * share * self.machine.gpus * GIB if self.machine.unified else 0
+            if not self.machine.unified:
+                return 0
+            told = flags(self.settings.args)
+            share = float(
+                told.get("--gpu-memory-utilization") or self.settings.memory_share or self.machine.memory_share
+            )
+            # of its KV alone it may take more than what must be free when it starts
+            least = float(told.get("--kv-cache-memory-bytes") or 0)
+            return max(self.machine.memory_gib * share * GIB, least) * self.machine.gpus
         return (runtime.settings.memory_gb or 0) * 1e9 * len(node.worker_types)
 
     def counted(self, wanted: Model) -> Fit:
