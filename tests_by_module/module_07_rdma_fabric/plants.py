@@ -140,7 +140,8 @@ class LanesMissing(OtherFacts):
     """A device is reported to have two PCIe lanes where four belong."""
 
     catches = {"M07-03": "runs at 2 lanes of PCIe"}
-    may_catch = {"M07-04": "says nothing of its firmware"}  # nor does the soft device that is made one with lanes
+    # a soft device has neither firmware nor counters of a cable, and is not one any more
+    may_catch = {"M07-04": "says nothing of its firmware", "M07-20": "reports nothing known of the cable"}
     SPEED = "32.0 GT/s PCIe"
 
     def changed(self, facts: Facts) -> Facts:
