@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fixtures.answers.compare import first_difference
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.errors import BringUpFailed, CouldNotLook, NotOffered
@@ -184,10 +185,9 @@ def test_workers_answer_alike(
     wrong = Findings()
     for name, worker, first, position, far, _ in rows:
         if replace(bound, value=far).judgement == "fail":
-            where = "no token differs" if position is None else f"token {position} is the first that differs"
             wrong.add(
-                f"worker {worker} answers {name!r} otherwise than worker {first}: {where}, log probabilities differ "
-                f"by {far:.2g}, expected {bound.threshold}"
+                f"worker {worker} answers {name!r} otherwise than worker {first}: {first_difference(position)}, log "
+                f"probabilities differ by {far:.2g}, expected {bound.threshold}"
             )
     wrong.judge()
     untold = [f"{name}: {told}" for name, *_, told in rows if told]

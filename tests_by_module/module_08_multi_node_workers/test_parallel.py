@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.answers.ask import answered, ask
-from fixtures.answers.compare import apart
+from fixtures.answers.compare import apart, first_difference
 from fixtures.answers.prompts import Prompt
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
@@ -92,9 +92,9 @@ def judge(
     else:
         bound = measure("logprob_distance_in_16_bits", far, n=TOKENS)
     if bound.judgement == "fail":
-        where = "no token differs" if position is None else f"token {position} is the first that differs"
-        wrong = f"over {len(members)} nodes the answer is {told.text!r}, on one it is {expected.text!r}: {where}"
-        Findings([f"{wrong}, log probabilities differ by {far:.2g}, expected {bound.threshold}"]).judge()
+        wrong = f"over {len(members)} nodes the answer is {told.text!r}, on one it is {expected.text!r}"
+        where = f"{first_difference(position)}, log probabilities differ by {far:.2g}, expected {bound.threshold}"
+        Findings([f"{wrong}: {where}"]).judge()
     measure.judge()
 
 

@@ -43,9 +43,9 @@ def test_two_servers_serve_without_dynamo(run: Run, servers: list[VllmServer], m
 
 @check(
     "M09-02",
-    judged="greedy answers to 12 prompts around the boundaries of blocks and up to the longest, one after the other, "
-    "and to 12 more at once, against transformers on the same files: how far the first other token and the "
-    "log probabilities are off",
+    judged="greedy answers to 12 prompts around the boundaries of blocks and up to the longest (8192 tokens at "
+    "most), one after the other, and to 12 more at once, against transformers on the same files: how far the "
+    "first other token and the log probabilities are off",
     evidence="table of answers",
     by_hand="curl URL/v1/completions with temperature 0 and return_token_ids, on both",
 )
