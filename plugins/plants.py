@@ -108,13 +108,16 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
 
     It has when each check that the plant names is red for its reason, and no other but those that may be. Red is
     `failed`, or `error: blocked by ID` with a named ID: the bring-up that the plant broke; or a metric of the check is
-    slower than the reference allows. `selected`: the ids of the checks that the run selected, None for all.
+    slower than the reference allows; of a plant that is refused, `not_covered`, and the run is INCOMPLETE. `selected`:
+    the ids of the checks that the run selected, None for all.
     """
     found = []
     broken: set[str] = set()
     red: dict[str, list[str]] = {}
     for check in record["checks"]:
         name, outcome, reason = check["id"], check["outcome"], check["reason"]
+        if plant.refused and outcome == "not_covered" and name in plant.catches:
+            red.setdefault(name, []).append(reason)
         if outcome not in ("failed", "error"):
             continue
         blocked = any(reason.startswith(f"blocked by {named}:") for named in plant.catches)
@@ -141,7 +144,7 @@ def judge(plant: type[Plant], record: dict[str, Any], selected: Collection[str] 
             found.append(f"{name} is red, but does not say {word!r}: {red[name][0]}")
     if len(not_selected) == len(plant.catches):
         found.append(f"none of the checks that must catch it was selected: {', '.join(not_selected)}")
-    elif (record["verdict"], record["exit_status"]) != ("REJECTED", 1):
+    elif (record["verdict"], record["exit_status"]) != (("INCOMPLETE", 6) if plant.refused else ("REJECTED", 1)):
         found.append(f"the verdict is {record['verdict']}, exit status {record['exit_status']}")
     found += [f"problem: {problem}" for problem in record["problems"] if problem not in got_slower]
     found += [f"tear-down: {error}" for error in record["tear_down_errors"]]

@@ -189,6 +189,25 @@ def test_judge_takes_a_check_that_may_be_red_for_its_reason_alone() -> None:
     assert judge(SeenOnGpus, record).why_not == ("M90-03 is red as well: why",)
 
 
+def test_judge_takes_a_refusal_to_measure() -> None:
+    class Idle(MadeUp):
+        """A worker serves nothing."""
+
+        catches = {"M90-01": "not every worker"}  # noqa: RUF012
+        refused = True
+
+    record = made_up_record()
+    del record["checks"][1:]
+    changed(0, outcome="not_covered", reason="not every worker served")(record)
+    record.update(verdict="INCOMPLETE", exit_status=6)
+    assert judge(Idle, record).word == CAUGHT
+    record.update(verdict="REJECTED", exit_status=1)
+    assert judge(Idle, record).why_not == ("the verdict is REJECTED, exit status 1",)
+    record.update(verdict="INCOMPLETE", exit_status=6)
+    changed(0, outcome="not_covered", reason="another")(record)
+    assert judge(Idle, record).why_not == ("M90-01 is red, but does not say 'not every worker': another",)
+
+
 def metric(check: str, word: str) -> dict[str, Any]:
     return {"check": check, "word": word, "sentence": f"{check} ttft_ms is 99 ms: {word}"}
 

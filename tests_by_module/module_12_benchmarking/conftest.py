@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from fixtures.baseline.repeats import Target
-from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.errors import BringUpFailed, NotMeasured
 from fixtures.benchmark.knee import Knee, Loaded, knee
 from fixtures.benchmark.sending import Sender, Sent
 from fixtures.benchmark.sizes import Sizes, sizes_of
@@ -26,7 +26,7 @@ from tests_by_module.module_12_benchmarking.loads import (
     prefix_plans,
 )
 
-WARM_CHECK, KNEE_CHECK = "M12-01", "M12-04"
+KNEE_CHECK = "M12-04"
 WARM_REQUESTS = 16  # for each worker
 SIDE_BY_SIDE = 100
 
@@ -75,12 +75,12 @@ def side_by_side(sizes: Sizes) -> Part:
 
 @pytest.fixture(scope="package")
 def warm(seed: int, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
-    """The first requests, which are no part of any number. Raises BringUpFailed when a worker served none of them."""
+    """The first requests, which are no part of any number. Raises NotMeasured when a worker served none of them."""
     workers = [each.instance_id for each in deployment.registered_workers()]
     plan = sizes.at_once(2 * max(1, len(workers)), seed)
     sent = loads.send("warm-up", replace(plan, count=WARM_REQUESTS * max(1, len(workers))), measured=False)
     if idle := by_idle_workers({f"{worker:x}": sent.workers.get(worker, 0.0) for worker in workers}):
-        raise BringUpFailed(WARM_CHECK, *idle)
+        raise NotMeasured(*idle)
     return sent
 
 

@@ -51,6 +51,7 @@ class WorkerNotAsked(OnTheWay):
     """A proxy before the frontend gives all requests to one of the workers."""
 
     catches = {"M12-01": "not every worker served"}
+    refused = True
 
     def serving(self, deployment: ManagedDeployment) -> None:
         self.chosen = next(iter(deployment.registered_as.values()))

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.needs("managed", why="next_to"), pytest.mark.needs("qu
 @pytest.mark.smoke
 @check(
     "M12-01",
-    judged="each worker's own counter of requests over 16 requests for each worker, before anything is measured; else "
-    "there is no number at all",
+    judged="each worker's own counter of requests over 16 requests for each worker, before anything is measured; where "
+    "one stood idle there is no number at all, and the run is INCOMPLETE",
     evidence="table of workers",
     by_hand="curl WORKER/metrics before and after a few requests",
 )
