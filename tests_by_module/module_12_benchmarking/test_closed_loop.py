@@ -1,6 +1,6 @@
 """More and more requests in flight: all are accounted for, and where throughput ends is found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -8,7 +8,6 @@ from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.basics.percentiles import LEAST_N
 from fixtures.benchmark.accounts import wrong_with
 from fixtures.benchmark.chart import curve, of_a_user, pareto
 from fixtures.benchmark.knee import Knee
@@ -17,6 +16,7 @@ from fixtures.benchmark.slo import named
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.kv.engine_counters import phases_of
 from fixtures.product.deployments.deployment import Deployment
+from tests_by_module.module_12_benchmarking.loads import TAILS_UP_TO, Arriving
 
 pytestmark = [
     pytest.mark.needs("managed", why="next_to"),
@@ -62,37 +62,26 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
     inventory: Inventory, sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure
 ):
     """The sweep finds the knee, and beyond it throughput does not collapse."""
-    rows = [
-        (
-            s.name,
-            s.requests_per_s,
-            s.tokens_per_s,
-            mean(s.ttft_ms),
-            mean(s.itl_ms),
-            s.tail(LATENCY, 95) or "too few",
-            of_a_user(s),
-        )
-        for s in sweep
-    ]
-    header = [
-        "load",
-        "requests/s",
-        "tokens/s",
-        "TTFT, ms",
-        "ITL, ms",
-        "latency p95, ms",
-        "tokens/s of a slow user (p90)",
-    ]
-    evidence.table("sweep", header, rows)
+    gpus = sum(len(spec.dynamo_gpus) for spec in inventory.with_role("worker"))
+    workers = sum(len(spec.worker_types) for spec in inventory.nodes)
+    units, unit = (gpus, "GPU") if gpus else (max(1, workers), "worker")
+    columns: dict[str, Callable[[Sent], object]] = {
+        "load": lambda it: it.name,
+        "requests/s": lambda it: it.requests_per_s,
+        "tokens/s": lambda it: it.tokens_per_s,
+        f"tokens/s of each {unit}": lambda it: it.tokens_per_s / units,
+        "tokens/s of a user (p50)": of_a_user,
+        "TTFT, ms": lambda it: mean(it.ttft_ms),
+        "ITL, ms": lambda it: mean(it.itl_ms),
+        "latency p95, ms": lambda it: it.tail(LATENCY, 95) or "too few",
+    }
+    evidence.table("sweep", [*columns], [[of(each) for of in columns.values()] for each in sweep])
     evidence.svg("throughput and latency", curve(sweep, found_knee))
     drifts = {each.name: each.unsteady for each in sweep if (each.plan.concurrency or 0) <= found_knee.at.concurrency}
     steady = [(name, "too few requests" if told is None else told or "steady") for name, told in drifts.items()]
     evidence.table("up to the knee", ["load", "its two halves"], steady)
     level = inventory.cluster.dynamo_slo
     tpot_ms = named(level, inventory.path).tpot_ms if level else None
-    gpus = sum(len(spec.dynamo_gpus) for spec in inventory.with_role("worker"))
-    workers = sum(len(spec.worker_types) for spec in inventory.nodes)
-    units, unit = (gpus, "GPU") if gpus else (max(1, workers), "worker")
     evidence.svg("users and deployment", pareto(sweep, found_knee, units, unit, tpot_ms), overview=True)
     at = next(each for each in sweep if each.plan.concurrency == found_knee.at.concurrency)
     highest = found_knee.at.requests_per_s
@@ -170,18 +159,15 @@ def test_workers_are_alike(sweep: Sequence[Sent], found_knee: Knee, evidence: Ev
     "M12-07",
     judged="at the lowest concurrency: chunks with tokens for each token, how much later than the frontend the client "
     "sees first tokens, and the longest pause over the mean time of a token, of all requests but one; that of mockers "
-    "also at the knee, or at the next load of 100 requests (p95), where an engine that computes pauses for others' "
-    "prompts",
+    "also at 75 % of the knee's rate (p95), where an engine that computes pauses for others' prompts",
     evidence="table",
     by_hand="curl -N FRONTEND/v1/completions with stream",
 )
 def test_tokens_come_one_by_one_as_they_are_made(
-    deployment: Deployment, sweep: Sequence[Sent], found_knee: Knee, evidence: Evidence, measure: Measure
+    deployment: Deployment, sweep: Sequence[Sent], arriving: Arriving, evidence: Evidence, measure: Measure
 ):
     """Each token reaches the client by itself, when it is made, and none is held back."""
-    first = sweep[0]
-    beyond = [each for each in sweep if (each.plan.concurrency or 0) >= found_knee.at.concurrency]
-    at = next((each for each in beyond if len(each.completed) >= LEAST_N[95]), sweep[-1])
+    first, at = sweep[0], arriving.by_percent[TAILS_UP_TO]
     chunks = [len(each.tokens_at_s) / each.output_tokens for each in first.completed if each.output_tokens]
     seen, told = mean(first.ttft_ms), first.mean_ms(deployment.settings.dialect.metrics.frontend_ttft)
     pauses = [1000 * each.longest_gap_s for each in at.completed if each.longest_gap_s is not None]
