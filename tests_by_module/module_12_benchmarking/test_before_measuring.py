@@ -7,6 +7,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.measure import Measure
+from fixtures.benchmark.accounts import less_exact
 from fixtures.benchmark.sending import Sent
 
 # no figure of these is compared with another run's, so they need no nodes for themselves
@@ -42,8 +43,6 @@ def test_client_is_not_the_bottleneck(sweep: Sequence[Sent], evidence: Evidence,
     rows = [(name, it.cpu_share_max, it.late_ms_p99, it.lag_ms_p99, it.waited_share) for name, it in costs.items()]
     header = ["load", "share of its core, at most", "late, ms p99", "lag, ms p99", "waited for a processor"]
     evidence.table("the client", header, rows)
-    beyond = [each.less_exact for each in sweep if each.less_exact]
-    evidence.table("beyond its stated error", ["load and why"], [(why,) for told in beyond for why in told])
-    measure("loads_beyond_stated_error", len(beyond), n=len(sweep))
+    measure("loads_beyond_stated_error", less_exact(sweep, evidence), n=len(sweep))
     measure("client_cpu_percent", max(100 * each.client.cpu_share_max for each in sweep), n=len(sweep))
     measure.judge()
