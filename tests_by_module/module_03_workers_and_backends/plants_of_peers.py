@@ -1,11 +1,12 @@
 """Plants that make one of two workers differ from the other, most of them from outside its process."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.require import require
-from fixtures.plants.engines import other_weights_in_place
+from fixtures.plants.engines import of_other_weights, other_weights_in_place
 from fixtures.plants.plant import Plant, SettingsPlant
 from fixtures.plants.processes import HeldUp
 from fixtures.plants.proxy import CorruptingProxy, Exchange
@@ -111,12 +112,17 @@ class OneWorkerCountsWrong(CorruptingProxy):
 
 
 class OneWorkerHasOtherWeights(Plant):
-    """One of the workers loads other weights from the same path."""
+    """One of the workers loads other weights, from the same path where no other one is on its node."""
 
     catches = {"M03-33": "log probabilities differ"}
+    may_catch = {"M03-31": "source_path differs"}
     nightly = True
     inventory = "lab-vllm"
 
     def workers(self, workers: list[Worker]) -> list[Worker]:
-        other_weights_in_place(workers[-1].node, workers[-1].model.path)
+        *others, last = workers
+        if any(each.node is last.node for each in others):
+            last.model = replace(last.model, path=of_other_weights(last.node, last.model.path))
+        else:
+            other_weights_in_place(last.node, last.model.path)
         return workers
