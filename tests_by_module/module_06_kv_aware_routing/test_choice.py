@@ -2,23 +2,25 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil
 from statistics import mean
 
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.deadline import Threads
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, Threads, wait_until
 from fixtures.basics.errors import CouldNotLook, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.basics.served import require_all_served
 from fixtures.clients import access
+from fixtures.clients.kv_events import KvEvents
 from fixtures.clients.turns import Turns
 from fixtures.load.traces import Tokens, Traces
 from fixtures.product.deployments.deployment import Deployment
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, listening, send, workers_of
+from tests_by_module.module_06_kv_aware_routing.routing import FOLLOWS_WITHIN_S, Routed, listening, send, workers_of
 
 pytestmark = pytest.mark.needs("kv_router")
 
@@ -52,6 +54,26 @@ def require_so_many_at_once(done: Sequence[Routed], concurrency: int, pace: Turn
             f"it needs {concurrency} requests at once, and dynamo_attached_load keeps {under_way:.1f} under way "
             f"({pace.per_s:g} a second, answers of {took_s:.2g} s); enough is {ceil(concurrency / took_s)}"
         )
+
+
+def published_by(seen: KvEvents, workers: int, blocks: int) -> dict[int, tuple[int, ...]]:
+    """Hashes of the blocks that each worker has stored, once so many workers have so many in common.
+
+    Events come after answers. With fewer after some seconds, these: what that means is the check's to say.
+    """
+
+    def look() -> tuple[dict[int, tuple[int, ...]] | None, object]:
+        found.clear()
+        for event in seen.look():
+            if event.kind == "stored":
+                found[event.worker_id] = found.get(event.worker_id, ()) + event.blocks
+        alike = len(found) >= workers and len(set.intersection(*map(set, found.values()))) >= blocks
+        return (found if alike else None), f"{len(found)} of {workers} workers"
+
+    found: dict[int, tuple[int, ...]] = {}
+    with suppress(DeadlineExceeded):
+        wait_until(look, Deadline(FOLLOWS_WITHIN_S, "events of every worker"))
+    return found
 
 
 def busiest(routed: Sequence[Routed], workers: int) -> tuple[float, dict[str, int]]:
@@ -166,10 +188,7 @@ def test_workers_hash_alike(deployment: Deployment, traces: Traces, evidence: Ev
         for worker in deployment.registered_workers():
             done = send(deployment, prompt, size, pinned_to=worker.instance_id)
             assert not done.error, f"{worker.hex_id}: {done.error}"
-        stored = [event for event in seen.look() if event.kind == "stored"]
-    hashes: dict[int, tuple[int, ...]] = {}
-    for event in stored:
-        hashes[event.worker_id] = hashes.get(event.worker_id, ()) + event.blocks
+        hashes = published_by(seen, len(deployment.registered_workers()), BLOCKS)
     evidence.table("block hashes", ["worker", "hashes"], [[f"{w:x}", [f"{b:x}" for b in h]] for w, h in hashes.items()])
     assert len(hashes) > 1, f"{len(hashes)} workers published what they stored: nothing to compare"
     # others' prompts are among the events of a deployment that is shared: what all workers have is this one's
