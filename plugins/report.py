@@ -108,6 +108,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "facts": facts,
+        "rails": rails,
         "bar": bar,
         "bounds": bounds,
         "anchor": anchor,
@@ -143,7 +144,9 @@ def page(
     modules = {name: [c for c in checks if c["module"] == name] for name in sorted({c["module"] for c in checks})}
     by_outcome = {name: [check for check in checks if check["outcome"] == name] for name in OUTCOMES}
     bad = [check for check in checks if check["outcome"] in ("failed", "error")]
-    overviews = [(check, entry) for check in checks for entry in check["shown"] if entry.get("overview")]
+    overviews = [
+        (check, entry) for check in checks for entry in check["shown"] if entry.get("overview") and "image" in entry
+    ]
     contents = [
         (anchor(title), title)
         for title, there in (
@@ -160,6 +163,7 @@ def page(
             ("Known defects", by_outcome["known_defect"]),
             ("Blocked by hardware", by_outcome["blocked_by_hardware"]),
             ("Kept running", data["kept"]),
+            ("Nodes", True),
             ("Time", True),
             ("Files", True),
         )
@@ -206,11 +210,11 @@ def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:
     """An evidence entry with what the page shows of it: rows of a table, the drawing as an image."""
     path = folder / entry["path"]
     if not path.is_file():
-        return {**entry, "rows": [["the file is gone"]], "more": 0, "kind": "table"}
+        return {**entry, "kind": "gone"}
     if entry["kind"] == "table":
         with path.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.reader(lines))
-        return {**entry, "rows": rows[: ROWS_SHOWN + 1], "more": max(0, len(rows) - ROWS_SHOWN - 1)}
+            head, *rows = list(csv.reader(lines)) or [[]]
+        return {**entry, "head": head, "rows": rows[:ROWS_SHOWN], "more": max(0, len(rows) - ROWS_SHOWN)}
     if entry["kind"] == "note":
         return {**entry, "lines": path.read_text(encoding="utf-8").splitlines()}
     if entry["kind"] == "svg":
@@ -238,6 +242,14 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
             if inner not in _NOT_SHOWN:
                 flat.append((name if inner == "found" else f"{name} {inner}", _text(detail)))
     return flat
+
+
+def rails(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The RDMA devices that the probes found on a node: name, and the state, link and rate of their ports."""
+    devices = found.get("rdma", {}).get("found")
+    if not devices:
+        return [("RDMA", "not known" if devices is None else "no device")]
+    return [(device["name"], _text(device["ports"])) for device in devices]
 
 
 def _text(value: Any) -> str:

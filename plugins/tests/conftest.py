@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -205,3 +207,20 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
     inherited = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), inherited])))
     return Suite(pytester)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a page in a browser of `width` pixels: its DOM, and what the browser complained of."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on this machine")
+    number = iter(range(9))
+
+    def opened(page, *options):
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+        profile = f"--user-data-dir={tmp_path}/profile-{next(number)}"
+        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, profile, *options]
+        command = [*browser, "--enable-logging=stderr", "--dump-dom", page.resolve().as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+
+    return opened
