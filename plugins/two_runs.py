@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fixtures.nights.chart import labels, trend
+from fixtures.nights.chart import labels, numbers, trend
 from fixtures.nights.comparison import Refused, alike, compare, differences
 from fixtures.nights.night import Night
 from plugins.against import night
@@ -81,6 +81,7 @@ def index(nights: list[Night], references: list[str], reports: Path) -> str:
                 for each in reversed(shown)
             ],
             chart=Markup(trend(shown, references, chosen)) if chosen else "",
+            numbers=numbers(shown, chosen),
         )
     )
     return standalone("Runs", body)

@@ -13,7 +13,7 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.parallel import in_parallel
 from fixtures.basics.printable import head
 from fixtures.drift import judges, kernel
-from fixtures.drift.chart import over_the_run
+from fixtures.drift.chart import numbers, over_the_run
 from fixtures.drift.history import fixed_request
 from fixtures.drift.sample import FIXED_REQUEST, Sample
 from fixtures.product.deployments.deployment import Deployment
@@ -50,13 +50,14 @@ def require_all(what: str, seen: Sequence[str], unseen: dict[str, str]) -> None:
     judged="resident memory, descriptors and threads of each process with those that it started, in samples over the "
     "whole run, against the requests that it served: the growth by request, in the median over the stretches between "
     "samples",
-    evidence="chart; tables of growth, of restarts and of what was not seen",
+    evidence="chart; tables of its numbers, of growth, of restarts and of what was not seen",
     by_hand="ls /proc/PID/fd | wc -l; grep -E 'VmRSS|Threads' /proc/PID/status",
 )
 def test_requests_leave_nothing_in_processes(samples: Sequence[Sample], measure: Measure, evidence: Evidence):
     """Each process is there at the end, and keeps no memory, descriptors or threads of requests that it has served."""
     memory, descriptors, threads = (judges.of_processes(samples, what) for what in ("memory", "descriptors", "threads"))
     evidence.svg("over the run", over_the_run(samples))
+    evidence.table("over the run", *numbers(samples))
     shown(evidence, "resident memory", "MB", memory)
     shown(evidence, "descriptors", "descriptors", descriptors)
     shown(evidence, "threads", "threads", threads)
