@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.basics.measurement import Threshold
-from plugins.again import judged_again
+from fixtures.tests.made_up_run import made_up_run
+from fixtures.times.record import RecordError
+from plugins.again import judged_again, settings_for
 from plugins.ctrf import render
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,7 @@ def test_old_records_are_drawn_and_compared(twice):
     assert done.returncode == 0, done.stderr
     page = (after.parent / "index.html").read_text(encoding="utf-8")
     assert page.count("/report.html") == 2 and "M00-01 latency_ms, ms (lower is better)" in page
+    assert '<th scope="col">M00-01 latency_ms, ms</th>' in page and page.count("<td>80</td>") == 2
 
     broken = after / "run.json"
     broken.write_text(json.dumps(json.loads(record) | {"verdict": "FINE"}))
@@ -78,6 +81,13 @@ def test_old_records_are_drawn_and_compared(twice):
     assert done.returncode == 4 and done.stderr.count("\n") == 1
     assert "is not a record of this suite, or an older suite wrote it: $.verdict" in done.stderr
     assert asked(after, after, after).returncode == 4 and asked(after / "nowhere").returncode == 4
+
+
+def test_a_record_whose_inventory_is_gone_is_refused_with_its_name(tmp_path):
+    data = made_up_run(tmp_path / "20260101T000000Z-0001", modules=1)
+    data["inventory"]["path"] = str(tmp_path / "gone.yaml")
+    with pytest.raises(RecordError, match=r"run 20260101T000000Z-0001 cannot be judged again: .*gone\.yaml"):
+        settings_for(data, tmp_path, ROOT)
 
 
 def bound(**limits: float) -> dict[str, dict[str, Threshold]]:

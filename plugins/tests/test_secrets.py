@@ -34,11 +34,13 @@ def test_no_file_and_no_line_holds_it(suite, monkeypatch):
     result = suite.run("-v", "--metadata", "REGISTRY_PASSWORD", "short-3", "--metadata", "site", "Bearer abcdef-123456")
     assert result.ret == 1
     reports = suite.path / "reports"
-    for words in ([suite.latest.resolve()], ["--reports", reports]):
+    run = suite.latest.resolve()
+    for words in ([run], [run, run], ["--reports", reports]):
         command = [sys.executable, "-m", "fixtures", "report", *map(str, words)]
         subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
     files = [path for path in reports.rglob("*") if path.is_file()]
     made = {"run.json", "report.html", "junit.xml", "dump.txt", "history.sqlite3", "again.html", "index.html"}
+    made.add(f"compared-with-{run.name}.html")
     assert made <= {path.name for path in files}
     left = {path.name: path.read_text(errors="replace") for path in files}
     left["the terminal"] = result.stdout.str() + result.stderr.str()
