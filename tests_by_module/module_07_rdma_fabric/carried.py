@@ -22,6 +22,14 @@ Ports = Mapping[str, Sequence[HcaPort]]
 
 
 @dataclass
+class Spent:
+    """When the module began, and what reading the nodes' facts took, in seconds."""
+
+    began: float
+    facts_s: float
+
+
+@dataclass
 class Alone:
     """Each way by itself: its rate in Gb/s, or why there is none; what the nodes counted during all of it."""
 

@@ -1,5 +1,6 @@
 """Fixtures of module 07: the fabric's facts, its declared ports, and one process on each node that runs perftest."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from fixtures.fabric.load import Load
 from fixtures.fabric.ports import HcaPort, Seen, links, look
 from fixtures.on_nodes.fabric import TOOLS
 from fixtures.run import Run
-from tests_by_module.module_07_rdma_fabric.carried import Alone, Together, each_alone, together
+from tests_by_module.module_07_rdma_fabric.carried import Alone, Spent, Together, each_alone, together
 
 # the checks that own what others stand on
 PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK, WRITES_CHECK = "M07-01", "M07-06", "M07-07", "M07-11", "M07-14"
@@ -31,12 +32,19 @@ def fabric_nodes(run: Run) -> dict[str, Node]:
 
 
 @pytest.fixture(scope="package")
-def seen(run: Run, fabric_nodes: dict[str, Node]) -> dict[str, Seen]:
+def spent() -> Spent:
+    return Spent(time.monotonic(), 0.0)
+
+
+@pytest.fixture(scope="package")
+def seen(run: Run, fabric_nodes: dict[str, Node], spent: Spent) -> dict[str, Seen]:
     """What each node's fabric is, by its name. BringUpFailed where one does not answer."""
+    began = time.monotonic()
     try:
         looks = in_parallel(look, list(fabric_nodes.values()))
     except RemoteError as error:
         raise BringUpFailed(PORTS_CHECK, str(error)) from error
+    spent.facts_s = time.monotonic() - began
     return {
         name: Seen(name, run.at("module_07.facts", facts, node=name))
         for name, facts in zip(fabric_nodes, looks, strict=True)

@@ -1,5 +1,6 @@
 """What the links carry: measured by perftest, each device alone, both directions at once, and all devices at once."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,10 @@ from fixtures.fabric.load import Load, Test
 from fixtures.fabric.perftest import ALL_SIZES, Refused, Tool
 from fixtures.fabric.ports import HcaPort, Seen
 from fixtures.fabric.rates import Way, common, of_the_best, of_way_back, sentence
+from fixtures.on_nodes.fabric import TOOLS
 from tests_by_module.module_07_rdma_fabric.carried import (
     Alone,
+    Spent,
     Together,
     at_their_rate,
     capacity,
@@ -224,8 +227,8 @@ def test_small_messages_arrive_soon(
                 typical[tool].append(found.typical_us)
                 least.append(found.least_us)
                 rows.append([tool, str(way.source), str(way.target), found.least_us, found.typical_us, found.p99_us])
-    spent = f"{load.perftest_s:.1f} s on the nodes so far, {load.spent_s:.1f} s with what the suite adds"
-    evidence.note("perftest took", spent)
+    took = f"{load.perftest_s:.1f} s of its clients so far, {load.spent_s:.1f} s with what the suite adds"
+    evidence.note("perftest took", took)
     measure("spent_over_perftest", load.spent_s / load.perftest_s)
     evidence.table("latencies", ["tool", "from", "to", "least us", "typical us", "99 % us"], rows)
     wrong.judge()
@@ -286,9 +289,11 @@ def test_counters_stay_clean_under_load(
     causes=[79],
 )
 def test_bytes_take_the_rails_and_no_other_interface(
+    load: Load,
     sound: Alone,
     ports: dict[str, list[HcaPort]],
     seen: dict[str, Seen],
+    spent: Spent,
     fabric_nodes: dict[str, Node],
     measure: Measure,
     evidence: Evidence,
@@ -322,5 +327,9 @@ def test_bytes_take_the_rails_and_no_other_interface(
             f"{what} {name} of {node} {share}" for node, name, what, share in rows if float(share) > 0.01
         )
         wrong.add(f"the bytes did not take the rails alone; shares of them: {shares or 'none anywhere'}")
+    if load.tools.issuperset(TOOLS):  # a part of the module says nothing of the whole
+        looking_s, module_s = spent.facts_s + load.counted_s, time.monotonic() - spent.began
+        evidence.note("facts and counters took", f"{looking_s:.2f} of {module_s:.1f} s")
+        measure("facts_and_counters_percent", 100 * looking_s / module_s)
     wrong.judge()
     measure.judge()
