@@ -1,7 +1,8 @@
 """Fixtures of module 07: the fabric's facts, its declared ports, and one process on each node that runs perftest."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import pytest
 
@@ -10,7 +11,7 @@ from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.capabilities import has_torch
-from fixtures.fabric.collectives import Collected, Rank, backend_of, collect
+from fixtures.fabric.collectives import ByPairs, Collected, Rank, backend_of, collect, collect_by_pairs
 from fixtures.fabric.judged import held_back, wrong_addresses, wrong_gids
 from fixtures.fabric.load import Load
 from fixtures.fabric.ports import HcaPort, Seen, links, look
@@ -128,13 +129,29 @@ def torch_nodes(run: Run, inventory: Inventory) -> dict[str, Node]:
 
 
 @pytest.fixture(scope="package")
-def collectives(run: Run, torch_nodes: dict[str, Node], request: pytest.FixtureRequest) -> Collected:
-    """Collectives over these nodes: on GPUs by NCCL with the declared RDMA devices, else on processors by gloo."""
-    nodes = list(torch_nodes.values())
-    over_rdma = backend_of(nodes) == "nccl" and any("rdma" in node.spec.dynamo_capabilities for node in nodes)
+def collecting(
+    run: Run, torch_nodes: dict[str, Node], request: pytest.FixtureRequest
+) -> Callable[[Sequence[Node]], Collected]:
+    """Does collectives over nodes: on GPUs by NCCL with the declared RDMA devices, else on processors by gloo."""
+    every = list(torch_nodes.values())
+    backend = backend_of(every)
+    over_rdma = backend == "nccl" and any("rdma" in node.spec.dynamo_capabilities for node in every)
     ports: dict[str, list[HcaPort]] = request.getfixturevalue("ports") if over_rdma else {}
 
     def changed(argv: list[str], rank: Rank) -> list[str]:
         return run.at("module_07.rank", argv, rank=rank)
 
-    return collect(nodes, run.environments(), ports, run.seed, changed)
+    return lambda nodes: collect(nodes, backend, run.environments(), ports, run.seed, changed)
+
+
+@pytest.fixture(scope="package")
+def collectives(collecting: Callable[[Sequence[Node]], Collected], torch_nodes: dict[str, Node]) -> Collected:
+    """Collectives over all these nodes."""
+    return collecting(list(torch_nodes.values()))
+
+
+@pytest.fixture(scope="package")
+def by_pairs(collecting: Callable[[Sequence[Node]], Collected], torch_nodes: dict[str, Node]) -> ByPairs:
+    """The same between each two of more than two nodes, once it is asked for; of two there is nothing more to learn."""
+    nodes = list(torch_nodes.values())
+    return cache(lambda: collect_by_pairs(nodes, collecting) if len(nodes) > 2 else {})

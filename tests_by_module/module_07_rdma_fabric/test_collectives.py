@@ -1,5 +1,7 @@
 """What ranks of several nodes do together, as tensor parallel engines over nodes do: right bytes, and how fast."""
 
+from collections.abc import Callable
+
 import pytest
 
 from fixtures.basics.check import check
@@ -8,7 +10,9 @@ from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.cluster.nodes import Node
-from fixtures.fabric.collectives import Collected, narrowest
+from fixtures.fabric.collectives import ByPairs, Collected, narrowest
+from fixtures.fabric.rates import common_of_pairs
+from fixtures.kv.floor import Link
 
 pytestmark = [pytest.mark.needs("multi_node", "torch"), pytest.mark.needs("managed", why="next_to")]
 
@@ -23,13 +27,14 @@ VALUES_CHECK = "M07-22"
     by_hand="all_gather_perf -c 1 of nccl-tests under mpirun; gloo: torch.distributed of the runtime's Python",
 )
 def test_collectives_give_all_ranks_the_right_values(
-    collectives: Collected, measure: Measure, evidence: Evidence
+    collectives: Collected, by_pairs: ByPairs, measure: Measure, evidence: Evidence
 ) -> None:
     """Collectives over all nodes leave the right values at each rank."""
     evidence.nodes(*dict.fromkeys(rank.node.name for rank in collectives.ranks))
     for name, log in collectives.logs.items():
         evidence.text(f"what {name} said", log)
-    Findings(collectives.failed).judge()
+    if collectives.failed:
+        Findings([*collectives.failed, *_of_pairs(by_pairs, lambda pair, found: bool(found.failed))]).judge()
     first = collectives.done[0]
     taken = f"torch {first.torch}, {collectives.backend} on {first.device}, {len(collectives.ranks)} ranks"
     evidence.note("by", f"{taken}; {first.memory_bytes / 1e9:.3g} GB of memory were available at the least")
@@ -40,8 +45,27 @@ def test_collectives_give_all_ranks_the_right_values(
     evidence.table("values", ["rank", "operation", "bytes", "wrong values"], rows)
     measured = measure("wrong_values", sum(row.wrong for _, row in found), n=len(found))
     if measured.judgement == "fail":
-        Findings(collectives.wrong()).judge()
+        wrong = _of_pairs(by_pairs, lambda pair, found: bool(found.failed or found.wrong()))
+        Findings([*collectives.wrong(), *wrong]).judge()
     measure.judge()
+
+
+def figures_of(found: Collected, link: Link) -> dict[str, float]:
+    """The speed of each operation at its largest size, and the slowest against the link, by the names of the bounds."""
+    speeds = {f"{row.kind}_gb_s": found.busbw(row) for row in found.largest()}
+    return {**speeds, f"{found.backend}_least_of_link": min(speeds.values()) / (link.bytes_per_s / 1e9)}
+
+
+def _of_pairs(by_pairs: ByPairs, fails: Callable[[tuple[str, str], Collected], bool]) -> list[str]:
+    """A sentence on which of more than two nodes fail in pairs, too, and what these pairs have in common."""
+    if not (pairs := by_pairs()):
+        return []
+    bad = [pair for pair, found in pairs.items() if fails(pair, found)]
+    if not bad:
+        return ["each two nodes by themselves are sound: look at what all together use, as a switch"]
+    said = f"by themselves {', '.join(' and '.join(pair) for pair in bad)} fail as well, of {len(pairs)} pairs"
+    shared = common_of_pairs(bad, pairs)
+    return [f"{said}; {shared}" if shared else said]
 
 
 @check(
@@ -55,7 +79,7 @@ def test_collectives_give_all_ranks_the_right_values(
 )
 @pytest.mark.performance
 def test_collectives_are_nearly_as_fast_as_their_link(
-    collectives: Collected, torch_nodes: dict[str, Node], measure: Measure, evidence: Evidence
+    collectives: Collected, torch_nodes: dict[str, Node], by_pairs: ByPairs, measure: Measure, evidence: Evidence
 ) -> None:
     """Collectives over all nodes are nearly as fast as the link between them."""
     if collectives.failed:
@@ -69,25 +93,32 @@ def test_collectives_are_nearly_as_fast_as_their_link(
     table = [[row.kind, row.bytes, row.times, row.seconds * 1e6, collectives.busbw(row)] for row in rows]
     evidence.table("operations", ["operation", "bytes", "times", "us", "GB/s (bus)"], table)
     evidence.note("the link", f"{link.source}: {link.bytes_per_s / 1e9:.3g} GB/s")
-    largest = {row.kind: row for row in rows if row.bytes == max(each.bytes for each in rows if each.kind == row.kind)}
-    speeds = {kind: collectives.busbw(row) for kind, row in largest.items()}
+    figures, n = figures_of(collectives, link), min(row.times for row in rows)
     judged = [
-        measure("all_reduce_gb_s", speeds["all_reduce"], n=largest["all_reduce"].times),
-        measure("all_gather_gb_s", speeds["all_gather"], n=largest["all_gather"].times),
-        measure("all_to_all_gb_s", speeds["all_to_all"], n=largest["all_to_all"].times),
+        measure("all_reduce_gb_s", figures["all_reduce_gb_s"], n=n),
+        measure("all_gather_gb_s", figures["all_gather_gb_s"], n=n),
+        measure("all_to_all_gb_s", figures["all_to_all_gb_s"], n=n),
     ]
-    share = min(speeds.values()) / (link.bytes_per_s / 1e9)
     if collectives.backend == "nccl":
-        judged.append(measure("nccl_least_of_link", share, n=len(speeds)))
+        judged.append(measure("nccl_least_of_link", figures["nccl_least_of_link"], n=len(collectives.largest())))
     else:
-        judged.append(measure("gloo_least_of_link", share, n=len(speeds)))
+        judged.append(measure("gloo_least_of_link", figures["gloo_least_of_link"], n=len(collectives.largest())))
     wrong = Findings()
-    if any(each.judgement == "fail" for each in judged):
-        kind = min(speeds, key=lambda kind: speeds[kind])
+    if failed := [each for each in judged if each.judgement == "fail"]:
+        slowest = min(collectives.largest(), key=collectives.busbw)
         wrong.add(
-            f"slow collectives: {kind} of {largest[kind].bytes} bytes by {collectives.backend} carries "
-            f"{speeds[kind]:.3g} GB/s, where the link has {link.bytes_per_s / 1e9:.3g} ({link.source})"
+            f"slow collectives: {slowest.kind} of {slowest.bytes} bytes by {collectives.backend} carries "
+            f"{collectives.busbw(slowest):.3g} GB/s, where the link has {link.bytes_per_s / 1e9:.3g} ({link.source})"
         )
+        bounds = {each.name: each.threshold.min or 0.0 for each in failed if each.threshold}
+
+        def slow(pair: tuple[str, str], found: Collected) -> bool:
+            if found.failed:
+                return True
+            carried = figures_of(found, narrowest([torch_nodes[name] for name in pair], found.backend))
+            return any(carried[name] < least for name, least in bounds.items())
+
+        wrong.extend(_of_pairs(by_pairs, slow))
     networks = collectives.networks()
     over_rdma = collectives.backend == "nccl" and all(
         "rdma" in node.spec.dynamo_capabilities for node in torch_nodes.values()
