@@ -110,14 +110,16 @@ def judge(ways: Sequence[Way], found: Sequence[Judged], measure: Measure, eviden
     for way in ways:
         if len(way.errors) > SPARED:
             wrong.add(
-                f"{way}: {len(way.errors)} of {len(way.errors) + len(way.sent)} transfers failed: {way.errors[0]}"
+                f"{way}: {len(way.errors)} of {len(way.errors) + len(way.sent)} transfers failed: {way.errors[0]}",
+                way=way.ends,
             )
     carry = [each for each in found if each.mb_per_s]
     for each in found:
         if each not in carry:
             wrong.add(
                 f"{each.way}: no byte of {TRANSFER_BYTES >> 20} MiB arrives, while single bytes go there and back in "
-                f"{each.round_trip_ms:.2g} ms: frames of full size are lost on the way (MTU)"
+                f"{each.round_trip_ms:.2g} ms: frames of full size are lost on the way (MTU)",
+                way=each.way.ends,
             )
     figures = {name: [it for each in carry if (it := getattr(each, name)) is not None] for name in COLUMNS}
     measure("slowest_mb_per_s", min(each.mb_per_s for each in found) if found else None, n=len(found))
@@ -139,6 +141,6 @@ def judge(ways: Sequence[Way], found: Sequence[Judged], measure: Measure, eviden
                 figure = getattr(each, measurement.name)
                 if figure is not None and replace(measurement, value=figure).judgement == "fail":
                     said = SENTENCES[measurement.name].format(**vars(each))
-                    wrong.add(f"{each.way}: {said}; expected {measurement.threshold}")
-    wrong.judge()
+                    wrong.add(f"{each.way}: {said}; expected {measurement.threshold}", way=each.way.ends)
+    wrong.judge(ways=[way.ends for way in ways])
     measure.judge()

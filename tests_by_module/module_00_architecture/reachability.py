@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from fixtures.basics.deadline import Deadline
+from fixtures.basics.findings import Finding
 from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.answers import Port, Text, fitting, told
@@ -40,8 +41,8 @@ with concurrent.futures.ThreadPoolExecutor(max(1, len(addresses))) as pool:
 """
 
 
-def unreached(nodes: Sequence[Node]) -> list[str]:
-    """A sentence for each node that cannot listen at its data address, and for each pair that does not connect."""
+def unreached(nodes: Sequence[Node]) -> list[Finding]:
+    """A finding for each node that cannot listen at its data address, and for each pair that does not connect."""
     listeners: list[Conversation] = []
 
     def listen(node: Node) -> int | str:
@@ -52,22 +53,23 @@ def unreached(nodes: Sequence[Node]) -> list[str]:
             return fitting(node.name, "where it listens", talk.ask(), Port | Text)
 
     try:
-        said = dict(zip(nodes, in_parallel(listen, nodes), strict=True))
-        ports = {node: port for node, port in said.items() if isinstance(port, int)}
+        heard = dict(zip(nodes, in_parallel(listen, nodes), strict=True))
+        ports = {node: port for node, port in heard.items() if isinstance(port, int)}
         failed = [
-            f"{node.name} cannot listen at its data address {node.address}: {text}"
-            for node, text in said.items()
+            Finding(f"{node.name} cannot listen at its data address {node.address}: {text}", node.name)
+            for node, text in heard.items()
             if node not in ports
         ]
 
-        def connect(source: Node) -> list[str]:
+        def connect(source: Node) -> list[Finding]:
             argv = [source.python, "-I", "-S", "-c", CONNECT]
             sent = json.dumps([[node.address, port] for node, port in ports.items()]).encode()
             deadline = Deadline(CONNECTS_WITHIN_S, f"connections from {source.name}")
             printed = source.run(argv, stdin=sent, deadline=deadline).stdout
             answers = told(source.name, "who answers it", printed, list[Text | None])
+            said = "{} does not reach {} at its data address {} ({})"
             return [
-                f"{source.name} does not reach {target.name} at its data address {target.address} ({why})"
+                Finding(said.format(source.name, target.name, target.address, why), way=(source.name, target.name))
                 for target, why in zip(ports, answers, strict=True)
                 if why
             ]
