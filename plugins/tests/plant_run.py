@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.plants.plant import Plant
+from fixtures.plants.private_network import INVENTORY as PRIVATE
+from fixtures.plants.private_network import in_private_network
 from fixtures.tests.module_source import TESTS, checks_of
 from plugins.plants import modules_of
 from plugins.tests.children import environment
@@ -20,14 +22,6 @@ REPORT_PARTS = ("templates", "run.schema.json")
 RUN_WITHIN_S = 900
 # characters of the output of a run without a record: why it has none stands at its end
 LAST_WORDS = 4000
-# what may only run where nobody else reaches it does so in a network namespace that has nothing but its loopback
-ALONE = ("unshare", "--map-root-user", "--net", sys.executable, "-c")
-LOOPBACK_UP = """
-import fcntl, os, socket, struct, sys
-with socket.socket() as any_socket:
-    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_ne
     """
     command = [sys.executable, "-m", "pytest", "-q", *arguments, "--inventory"]
     if private_network:
-        command = [*ALONE, LOOPBACK_UP, *command, "inventory/private.yaml"]
+        command = in_private_network([*command, f"inventory/{PRIVATE}.yaml"])
     else:
         command.append(f"inventory/{inventory}.yaml")
     latest = suite / "reports" / "latest"
