@@ -36,8 +36,8 @@ def require(config: pytest.Config, inventory: Inventory) -> None:
         wrong.append(KEPT)
     if (left_s := found.remaining_s) is not None and left_s < LEAST_JOB_S:
         wrong.append(
-            f"the Slurm job {found.job} ends in {clock(left_s)} min, and a run that brings anything up and takes it "
-            f"down again takes {clock(LEAST_JOB_S)} min: {MORE}"
+            f"{_ends(found, left_s)}, and a run that brings anything up and takes it down again takes "
+            f"{clock(LEAST_JOB_S)} min: {MORE}"
         )
     if wrong:
         raise pytest.UsageError("\n".join(wrong))
@@ -49,6 +49,11 @@ def require_time(config: pytest.Config, earlier_s: Sequence[float]) -> None:
     if found is None or (left_s := found.remaining_s) is None or not earlier_s or left_s >= median(earlier_s):
         return
     raise pytest.UsageError(
-        f"the Slurm job {found.job} ends in {clock(left_s)} min, and these checks took {clock(median(earlier_s))} min "
-        f"in earlier runs on this inventory: {MORE}"
+        f"{_ends(found, left_s)}, and these checks took {clock(median(earlier_s))} min in earlier runs on this "
+        f"inventory: {MORE}"
     )
+
+
+def _ends(found: Allocation, left_s: float) -> str:
+    before = f" (SIGTERM, {clock(found.signal_s)} min before its time limit)" if found.signal_s else ""
+    return f"the Slurm job {found.job} ends in {clock(left_s)} min{before}"

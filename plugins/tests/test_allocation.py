@@ -44,6 +44,17 @@ def test_node_that_is_not_in_the_allocation_keep_and_too_little_time(
         assert re.search(rf"the Slurm job {job} ends in 0:\d\d min, and a run .* takes 1:00 min: ask for more", said)
 
 
+def test_time_that_is_over_at_sigterm_does_not_count(on_slurm: Suite, slurm: Slurm, monkeypatch: pytest.MonkeyPatch):
+    with slurm.allocated("--nodelist=spark1", "--time=3") as job:
+        enter(slurm, job, monkeypatch)
+        monkeypatch.setenv("DYNAMO_ACCEPTANCE_SIGTERM_S", "180")
+        said = refused(on_slurm, "--inventory", "inventory/slurm.yaml")
+        assert f"the Slurm job {job} ends in 0:00 min (SIGTERM, 3:00 min before its time limit), and a run" in said
+        monkeypatch.setenv("DYNAMO_ACCEPTANCE_SIGTERM_S", "3m")
+        said = refused(on_slurm, "--inventory", "inventory/slurm.yaml")
+        assert "DYNAMO_ACCEPTANCE_SIGTERM_S is '3m': set it to the seconds of the script's #SBATCH --signal" in said
+
+
 @pytest.mark.parametrize("runners", [(), ("-n", "1")])
 def test_time_limit_that_is_shorter_than_earlier_runs(
     on_slurm: Suite, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, runners: tuple[str, ...]
