@@ -12,7 +12,7 @@ from fixtures.basics.check_source import CHECK_ID, MODULE, SITE_ID, TESTS
 from fixtures.basics.known_failures import load_known_failures
 from fixtures.cluster.inventory.model import Inventory, Role
 from fixtures.cluster.inventory.requires import CAPABILITIES, LEFT_OUT
-from fixtures.cluster.labs.plan import holds_dynamo, holds_runtimes
+from fixtures.cluster.labs.plan import holds_dynamo
 from fixtures.cluster.probes.capabilities import ENGINES, CapabilityTable
 from plugins.names_used import names_used
 from plugins.options import only_shows
@@ -112,10 +112,8 @@ def why_managed(item: pytest.Item) -> str:
 
 def may_run(item: pytest.Item, inventory: Inventory) -> bool:
     """Whether the inventory declares all that the item needs; no node is looked at."""
-    if not holds_dynamo(inventory):
-        absent = OF_DYNAMO if holds_runtimes(inventory) else OF_DYNAMO | {"environments"}
-        if names_used(item) & absent:
-            return False
+    if not holds_dynamo(inventory) and names_used(item) & OF_DYNAMO:
+        return False
     table = CapabilityTable(inventory, {})
     names: dict[Role | None, list[str]] = {
         role: [node.name for node in inventory.with_role(role)] for _, role in needs_of(item) if role

@@ -17,6 +17,8 @@ from plugins.marks import may_run
 from plugins.session import Settings
 
 FOLDER = "inventory"
+# how hard nodes are to come by: a lab's, those of one on emulated processors, where engines take minutes, and machines
+ELSEWHERE = {"namespaces": 1, "virtual": 2, None: 3}
 SITE_THRESHOLDS = ".thresholds"  # the end of the stem of a site's thresholds, which lie in the same folder
 
 
@@ -79,7 +81,7 @@ def _group(reason: str, checks: list[dict[str, Any]], settings: Settings, others
         other, ids = others[name], covering[name]
         required = ids & required_ids(other.cluster.dynamo_requires, settings.known, complete=False)
         here = other.cluster.dynamo_embedded and _hardware(other) <= _hardware(settings.inventory)
-        where, gpus = 0 if here else 1 if other.cluster.dynamo_lab else 2, sum(len(n.dynamo_gpus) for n in other.nodes)
+        where, gpus = 0 if here else ELSEWHERE[other.cluster.dynamo_lab], sum(len(n.dynamo_gpus) for n in other.nodes)
         return where, len(other.nodes), gpus, -len(required), -len(ids), name
 
     best = min(covering.keys() & others.keys(), key=effort, default=None)

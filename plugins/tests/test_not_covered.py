@@ -6,7 +6,7 @@ import pytest
 
 from fixtures.cluster.inventory import load
 from plugins.not_covered import grouped, inventories
-from plugins.tests.conftest import INVENTORY
+from plugins.tests.conftest import INVENTORY, ROOT
 
 
 @pytest.fixture
@@ -105,4 +105,11 @@ def test_a_lab_on_this_machine_comes_before_nodes_elsewhere(folder, groups):
     text = text.replace("ansible_connection: local", "dynamo_management_address: 198.19.0.11")
     path.write_text(text.replace("127.0.0.1", "198.18.0.11"), encoding="utf-8")
     [group] = groups(lacking("M11-01", "a.yaml", "lab.yaml"))
+    assert group.inventory == "lab.yaml"
+
+
+def test_a_lab_on_emulated_processors_comes_after_others():
+    settings = SimpleNamespace(inventory=load(ROOT / "inventory" / "local.yaml"), known=[])
+    inventories.cache_clear()
+    [group] = grouped([lacking("M08-01", "lab.yaml", "rdma-lab-vllm.yaml")], settings, ROOT)
     assert group.inventory == "lab.yaml"
