@@ -107,8 +107,8 @@ def files_of(run: Run, worker: Worker | Found, card: dict[str, Any]) -> str:
     "M10-02",
     judged="greedy answers to 12 prompts from 5 tokens to the longest (8192 at most), around block boundaries, "
     "against transformers on the same files: no more than twice as far off (`tolerance.yaml`) as those of an "
-    "aggregated server of the same engine, one at a time and four at once; of workers that ran already no "
-    "further than such a server may be",
+    "aggregated server of the same engine, one at a time and four at once; of workers that ran already, and on "
+    "emulated processors, no further than such a server may be",
     evidence="table of answers",
     by_hand="the same prompt, temperature 0, from an aggregated worker and from this one",
     causes=[33, 34, 54],
