@@ -15,7 +15,7 @@ from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import Sent, mean
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.slope import highest_low, of_processes, slope
-from fixtures.drift.chart import over_the_run
+from fixtures.drift.chart import numbers, over_the_run
 from fixtures.drift.judges import unseen_processes
 from fixtures.drift.sample import Sample
 from fixtures.product.deployments.deployment import Deployment
@@ -93,6 +93,7 @@ def test_nothing_grows_under_a_load_that_goes_on(endured: Endured, measure: Meas
         rows.append(("the deployment", "", what, unit, 1000 * line.by, 1000 * line.low, 1000 * line.high, line.points))
     evidence.table("growth", ["process", "node", "of", "unit", "by 1000 requests", "from", "to", "samples"], rows)
     evidence.svg("over the load", over_the_run(endured.samples))
+    evidence.table("over the load", *numbers(endured.samples))
     header = ["load", "completed", "TTFT, ms", "leases", "KV blocks in use"]
     names = [each.name for each in endured.rounds]
     evidence.table("rounds", header, zip(names, counts, ttft, endured.leases, endured.kv_blocks, strict=True))
