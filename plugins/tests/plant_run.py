@@ -20,6 +20,8 @@ PARTS = ("conftest.py", "pyproject.toml", "fixtures", "plugins", "inventory", TE
 REPORT_PARTS = ("templates", "run.schema.json")
 # module 08 takes 300 s, a plant that lets every wait run out twice that; and the machine may be busy
 RUN_WITHIN_S = 900
+# on emulated processors an engine alone takes six minutes to start, and others may use these as well
+ALONE_WITHIN_S = 3600
 # characters of the output of a run without a record: why it has none stands at its end
 LAST_WORDS = 4000
 
@@ -45,7 +47,13 @@ def copy_of_the_suite(target: Path) -> Path:
     return target
 
 
-def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_network: bool = False) -> PlantRun:
+def run_suite(
+    suite: Path,
+    *arguments: str,
+    inventory: str = "local",
+    private_network: bool = False,
+    within_s: float = RUN_WITHIN_S,
+) -> PlantRun:
     """pytest as a child in the copy `suite`, on an inventory, or alone in a network on the one for that.
 
     AssertionError with the end of its output when it left no record.
@@ -64,7 +72,7 @@ def run_suite(suite: Path, *arguments: str, inventory: str = "local", private_ne
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=RUN_WITHIN_S,
+        timeout=within_s,
     )
     path = latest / "run.json"
     assert path.is_file(), f"pytest ended with {done.returncode} and left no record:\n{done.stdout[-LAST_WORDS:]}"

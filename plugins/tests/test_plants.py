@@ -22,7 +22,7 @@ from fixtures.plants.plant import Plant
 from fixtures.product.deployments.run_stages import DECLARED
 from fixtures.tests.module_source import TESTS, checks_of
 from plugins.plants import CAUGHT, IN_PART, NOT_CAUGHT, judge, load_plants, modules_of
-from plugins.tests.plant_run import ROOT, copy_of_the_suite, run_suite, short_form
+from plugins.tests.plant_run import ALONE_WITHIN_S, ROOT, copy_of_the_suite, run_suite, short_form
 
 PLANTS = load_plants()
 
@@ -46,6 +46,7 @@ def test_plant_is_caught_and_nothing_else_turns_red(plant: type[Plant], whole: b
     chosen = [f"{TESTS}/{module}" for module in modules_of(plant)] if whole and not plant.alone else short_form(plant)
     chosen += ["-m", "not nightly"]  # the long form of a check has the same judge
     where = {"inventory": plant.inventory, "private_network": plant.private_network}
+    where |= {"within_s": ALONE_WITHIN_S} if plant.alone else {}
     if plant.compared:
         reference = run_suite(suite, *chosen, "--save-reference", **where)
         assert reference.exit_status == 0, reference.output
