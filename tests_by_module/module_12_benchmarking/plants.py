@@ -16,16 +16,23 @@ from fixtures.product.deployments.deployment import Equipment
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.product.services.base import Service
 
-# a load client that shares its interpreter with something that never rests
-STARVED = """#!/bin/sh
+# a load client with something more in its interpreter
+CLIENT = """#!/bin/sh
 exec {python} -c '
-import runpy, sys, threading
-def burn():
-    while True: pass
-threading.Thread(target=burn, daemon=True).start()
+import runpy, signal, sys, threading, time
+{more}
 sys.argv = sys.argv[2:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 ' "$@"
+"""
+NEVER_RESTS = """
+def burn():
+    while True: pass
+threading.Thread(target=burn, daemon=True).start()
+"""
+STANDS_STILL = """
+signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.1))
+signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
 """
 
 
@@ -61,16 +68,32 @@ class WorkerNotAsked(OnTheWay):
         return body | {"nvext": body.get("nvext", {}) | {"backend_instance_id": self.chosen}}
 
 
-class ClientShort(OnOneMachine):
+class OtherClient(OnOneMachine):
+    """A client that measures which has `more` in its interpreter."""
+
+    more: str
+
+    @point("module_12.client")
+    def other(self, client: Equipment) -> Equipment:
+        folder = f"{client.node.workdir}/other-client"
+        script = CLIENT.format(python=client.runtime.python, more=self.more)
+        client.node.put(f"{folder}/bin/python", script.encode(), mode=0o755)
+        return replace(client, runtime=replace(client.runtime, path=folder))
+
+
+class ClientShort(OtherClient):
     """The client that measures shares its interpreter with a thread that never rests."""
 
     catches = {"M12-02": "the client was the bottleneck"}
+    more = NEVER_RESTS
 
-    @point("module_12.client")
-    def starved(self, client: Equipment) -> Equipment:
-        folder = f"{client.node.workdir}/starved"
-        client.node.put(f"{folder}/bin/python", STARVED.format(python=client.runtime.python).encode(), mode=0o755)
-        return replace(client, runtime=replace(client.runtime, path=folder))
+
+class ClientStandsStill(OtherClient):
+    """The client that measures stands still for 0.1 s of each 0.2 s, and takes no processor meanwhile."""
+
+    catches = {"M12-02": "in the kernel before it read them"}
+    nightly = True
+    more = STANDS_STILL
 
 
 class RecordsDropped(OnOneMachine):
