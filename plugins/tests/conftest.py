@@ -42,6 +42,7 @@ class Look:
     state: str
     text: str
 
+LOOK = {"cores": 2, "busy_s": 0.0, "stolen_s": 0.0, "governor": "", "throttled": 0, "gpus": {}}
 STATES = {"rdma": "missing", "cuda": "broken", "real_engine": "not_declared"}
 
 class FakeTable:
@@ -99,7 +100,8 @@ class FakeRun:
         return FakeTable()
     def record(self):
         return {
-            "nodes": [{"name": "local", "roles": ["worker"], "address": "127.0.0.1", "facts": {"cpu": "2"}}],
+            "nodes": [{"name": "local", "roles": ["worker"], "address": "127.0.0.1", "facts": {"cpu": "2"},
+                       "pace": {when: LOOK | {"at_s": at_s} for when, at_s in (("begin", 1.0), ("end", 2.0))}}],
             "left_out": os.environ.get("FAKE_LEFT_OUT", "").splitlines(),
             "versions": {"ai-dynamo": "1.6.1"},
             "topology": {
