@@ -125,4 +125,5 @@ def arriving(seed: int, sweep: Sequence[Sent], found_knee: Knee, loads: Loads, s
     if rate_per_s := overload_per_s(overload.plan.rate_per_s or 0.0, most_per_s):
         plan = sizes.arriving(rate_per_s, seed + 100 + len(RATES) + 1)
         overload = loads.send(f"{100 * OVERLOAD:g} % of the most that was served", plan)
-    return Arriving(by_percent, overload, at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES)))
+    recovered = at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES))
+    return Arriving(by_percent, overload, recovered, found_knee.at.concurrency)

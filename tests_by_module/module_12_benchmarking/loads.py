@@ -9,6 +9,7 @@ from fixtures.benchmark.replay import replayed
 from fixtures.benchmark.sending import ClientStarved, Sender, Sent
 from fixtures.benchmark.sizes import Sizes
 from fixtures.load.plan import LoadPlan
+from fixtures.load.refused import UNSTEADY_ARRIVING_SHARE, unsteady
 from fixtures.load.traces import Traces, mooncake_lines
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -62,11 +63,23 @@ def trace_of(deployment: Deployment, sizes: Sizes, seed: int, run_id: str) -> tu
 @dataclass(frozen=True)
 class Arriving:
     """By percent of the knee's rate what was sent; what was more than can be served, which is the last of these or a
-    load of its own; and once more at RECOVERS_AT, right after it."""
+    load of its own; once more at RECOVERS_AT, right after it; and how many are in flight at the knee."""
 
     by_percent: dict[int, Sent]
     overload: Sent
     recovered: Sent
+    at_knee: int
+
+    @property
+    def unsteady(self) -> list[str]:
+        """Why the load that tails and goodput are judged by drifts, or nobody can say that it does not.
+
+        The first requests, as many as are in flight at the knee, found a deployment that was filling up.
+        """
+        at = self.by_percent[TAILS_UP_TO]
+        drift = unsteady(at.requests, self.at_knee, UNSTEADY_ARRIVING_SHARE)
+        told = "too few requests were completed to say whether it is steady" if drift is None else drift
+        return [f"{at.name}: {told}"] if told else []
 
     @property
     def loads(self) -> list[Sent]:
