@@ -1,6 +1,7 @@
 """The pages of made-up runs in a real browser: none complains, and each can be read in the dark, on paper, without
 scripts, and without the files that checks have kept."""
 
+import asyncio
 import html
 import json
 import re
@@ -14,6 +15,9 @@ from fixtures.cli import report
 from fixtures.nights.history import History
 from fixtures.tests.made_up_run import made_up_run
 from plugins.against import night
+from plugins.tests.browser import typed_at
+
+MOST_TABS = 200
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,32 @@ def test_on_paper_all_is_open_and_nothing_is_to_be_typed(again, opened, tmp_path
     printed = opened(probe, f"--print-to-pdf={paper}")
     assert paper.read_bytes().startswith(b"%PDF-")
     assert re.findall(r'CONSOLE:\d+\S* "([^"]*)"', printed.stderr) == ["on paper false none", "on screen true flex"]
+
+
+def test_keys_alone_lead_to_a_check(again, opened, tmp_path):
+    """Tab comes to each gate in the order of the page, and Enter shows the check that it is of."""
+
+    async def typed() -> tuple[list[str], dict]:
+        focused, came = "document.activeElement.matches('a.gate') && document.activeElement.getAttribute('href')", []
+        async with typed_at(again, tmp_path / "typed") as page:
+            while await page.says("document.readyState") != "complete":
+                await asyncio.sleep(0.1)
+            for _ in range(MOST_TABS):
+                await page.press("Tab")
+                if href := await page.says(focused):
+                    came.append(href)
+                if len(came) == 2:
+                    break
+            await page.press("Enter")
+            return came, await page.says("""{
+                const check = document.querySelector(":target");
+                ({place: `#${check?.id}`, top: check?.getBoundingClientRect().top, high: innerHeight})
+            }""")
+
+    gates = re.findall(r'<a class="gate [^>]*href="([^"]*)"', again.read_text(encoding="utf-8"))
+    came, shown = asyncio.run(typed())
+    assert came == gates[:2]
+    assert shown["place"] == came[1] and -1 < shown["top"] < shown["high"]
 
 
 def test_without_its_evidence_a_page_says_what_is_not_there(reports, tmp_path, opened):
