@@ -13,6 +13,7 @@ from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.capabilities import has_torch
 from fixtures.fabric.collectives import ByPairs, Collected, Rank, backend_of, collect, collect_by_pairs
 from fixtures.fabric.judged import held_back, wrong_addresses, wrong_gids
+from fixtures.fabric.kept import Kept, look_at_files
 from fixtures.fabric.load import Load
 from fixtures.fabric.ports import HcaPort, Seen, links, look
 from fixtures.on_nodes.fabric import TOOLS
@@ -50,6 +51,15 @@ def seen(run: Run, fabric_nodes: dict[str, Node], spent: Spent) -> dict[str, See
         name: Seen(name, run.at("module_07.facts", facts, node=name))
         for name, facts in zip(fabric_nodes, looks, strict=True)
     }
+
+
+@pytest.fixture(scope="package")
+def kept(fabric_nodes: dict[str, Node], spent: Spent) -> dict[str, Kept]:
+    """What the files of each node give to its interfaces at boot, by its name. Raises RemoteError."""
+    began = time.monotonic()
+    looks = in_parallel(look_at_files, list(fabric_nodes.values()))
+    spent.facts_s += time.monotonic() - began
+    return dict(zip(fabric_nodes, looks, strict=True))
 
 
 @pytest.fixture(scope="package")

@@ -49,16 +49,6 @@ class OtherFacts(OnTheFabric):
         return self.changed(facts) if node == self.victim.name else facts
 
 
-class OtherSettings(OnTheFabric):
-    """Processes of the last node are given other settings."""
-
-    SETTINGS: dict[str, str]
-
-    @point("module_07.settings")
-    def of_the_victim(self, settings: dict[str, str], node: str) -> dict[str, str]:
-        return settings | self.SETTINGS if node == self.victim.name else settings
-
-
 class RdmaLinkSwitchedOff(OnTheFabric):
     """The interface of an RDMA device is switched off on one node."""
 
@@ -219,51 +209,6 @@ class LargePacketsVanish(OnTheFabric):
     )
 
 
-class LittleMemoryMayBeLocked(OnTheFabric):
-    """Processes of one node may lock 64 KiB of memory and may not exceed that."""
-
-    catches = {"M07-11": "processes may lock 64 KiB of memory"}
-    failures = (70,)
-    # PR_CAPBSET_DROP of CAP_IPC_LOCK: what is executed next does not have it
-    PYTHON = """#!/bin/sh
-exec {python} -I -S -c '
-import ctypes, os, resource, sys
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
-ctypes.CDLL(None).prctl(24, 14)
-os.execv("{python}", ["{python}", *sys.argv[1:]])
-' "$@"
-"""
-
-    def connected(self, nodes: dict[str, Node]) -> None:
-        node = nodes[self.victim.name]
-        node.put("python-held", self.PYTHON.format(python=node.python).encode(), mode=0o755)
-        node.python = f"{node.workdir}/python-held"
-
-
-class UcxGivenANetdev(OtherSettings):
-    """UCX_NET_DEVICES names a network interface, as NVIDIA's playbooks for NCCL do."""
-
-    catches = {"M07-13": "names the network interface enp1s0f0np0, which limits UCX to TCP"}
-    failures = (69,)
-    SETTINGS = {"UCX_NET_DEVICES": RAIL}
-
-
-class UcxWithoutRdma(OtherSettings):
-    """UCX_TLS leaves UCX only TCP."""
-
-    catches = {"M07-13": "leaves UCX no RDMA transport"}
-    failures = (43,)
-    SETTINGS = {"UCX_TLS": "tcp,sm,self"}
-
-
-class WrongGidIndex(OtherSettings):
-    """UCX and NCCL are given the index of a GID that is empty."""
-
-    catches = {"M07-13": "is empty on"}
-    failures = (69,)
-    SETTINGS = {"UCX_IB_GID_INDEX": "5", "NCCL_IB_GID_INDEX": "5"}
-
-
 class RailHeldBack(OnTheFabric):
     """What one node sends over a rail is held to 10 Mb/s, while its link is up and its counters are clean.
 
@@ -392,8 +337,6 @@ def with_device(facts: Facts, **changes: object) -> Facts:
 
 NOT_PLANTED = {
     "M07-10": "No InfiniBand was ever there; its judge is tested on made-up facts (fixtures/tests/test_fabric.py).",
-    "M07-12": "The settings of virtual machines stand in no file, so nothing is required of them; what is looked for "
-    "in files is tested in fixtures/tests/test_fabric_on_nodes.py, what follows from it in test_fabric.py.",
     "M07-16": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
     "M07-17": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
 }

@@ -15,11 +15,11 @@ from fixtures.fabric.judged import (
     held_back,
     lockable_bytes,
     mtus_differ,
-    settings_of,
     without_manager,
     wrong_addresses,
     wrong_gids,
 )
+from fixtures.fabric.kept import Kept, settings_of
 from fixtures.fabric.ports import HcaPort, Seen
 from fixtures.fabric.settings import to_paste, wrong_settings
 from fixtures.run import Run
@@ -182,27 +182,30 @@ def test_processes_may_lock_memory(seen: dict[str, Seen], measure: Measure, evid
 @check(
     "M07-12",
     judged="addresses and MTU of the declared devices' interfaces that no file of netplan, NetworkManager, networkd, "
-    "ifupdown or ifcfg holds, or that came by DHCP",
+    "ifupdown or ifcfg gives to that interface at boot, or that came by DHCP; and what a file gives it that it has not",
     evidence="measurement, table of files",
-    by_hand="on each node: grep -r ADDRESS /etc/netplan /etc/NetworkManager /etc/systemd/network /etc/network",
+    by_hand="on each node: grep -r ADDRESS /etc/netplan /etc/NetworkManager /etc/systemd/network /etc/network; does it "
+    "stand in the part of that interface, and is that used at boot (ONBOOT, autoconnect, auto)?",
 )
 def test_settings_survive_a_reboot(
-    seen: dict[str, Seen], ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
+    kept: dict[str, Kept], ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
 ):
     """Addresses and MTU of the rails stand in a configuration that is read at boot."""
-    settings = [setting for name, each in seen.items() for setting in settings_of(each, ports[name])]
+    settings = [setting for name, each in kept.items() for setting in settings_of(name, each, ports[name])]
     rows = [[each.of, each.what, " ".join(each.files)] for each in settings]
-    lost = [each.wrong for each in settings if each.wrong]
+    lost = [each.lost for each in settings if each.lost]
     unseen = [each.unseen for each in settings if each.unseen]
     evidence.table("kept", ["interface", "setting", "files"], rows)
     over = measure("settings_not_kept", len(lost), n=len(rows))
+    wrong = Findings(each.other for each in settings if each.other)
     if over.judgement == "fail":
-        Findings(lost).judge("gone after a reboot")
+        wrong.extend(lost)
+    wrong.judge("not the same after a reboot")
     measure.judge()
     if unseen:
         raise CouldNotLook(
-            f"{unseen[0]}, which the suite's user may not read ({len(unseen)} settings in all): allow it (sudo setfacl "
-            "-m u:USER:r FILE), or look by hand and leave M07-12 out of dynamo_requires"
+            f"{unseen[0]} ({len(unseen)} settings in all). Let the suite's user read it (sudo setfacl -m u:USER:r FILE)"
+            ", or look by hand and leave M07-12 out of dynamo_requires"
         )
 
 
