@@ -3,11 +3,19 @@
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.errors import BlockedByHardware
+from fixtures.basics.errors import BlockedByHardware, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.cluster.nodes import Node
-from fixtures.fabric.judged import absent_or_down, half_declared, narrow_lanes, unlike, versions_differ, without_slot
+from fixtures.fabric.judged import (
+    absent_or_down,
+    half_declared,
+    narrow_lanes,
+    unknown_cables,
+    unlike,
+    versions_differ,
+    without_slot,
+)
 from fixtures.fabric.ports import HcaPort, Seen
 
 pytestmark = pytest.mark.needs("rdma")
@@ -110,3 +118,7 @@ def test_all_devices_of_a_cable_are_declared(
     for name, each in seen.items():
         wrong.extend(half_declared(each, ports[name]), node=name)
     wrong.judge()
+    if all(port.device.soft for mine in ports.values() for port in mine):
+        raise BlockedByHardware(f"all {len(rows)} RDMA devices are software, and software is in no cage")
+    if unknown := [said for name, each in seen.items() for said in unknown_cables(each, ports[name])]:
+        raise CouldNotLook(f"{unknown[0]} ({len(unknown)} such pairs in all)")
