@@ -49,9 +49,10 @@ class Alone:
 
 @dataclass
 class Together:
-    """All rails at once: the rates of each direction, by (from, to) node."""
+    """All rails of two nodes at once: the rates of a direction, by (from, to) node; `both`: of both at once."""
 
     rates: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
+    both: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
     refused: dict[Way, Refused] = field(default_factory=dict)
 
 
@@ -138,8 +139,9 @@ def at_their_rate(load: Load, tools: Iterable[Tool], alone: Alone, ports: Ports)
 def together(load: Load, ports: Ports, alone: Alone) -> Together:
     found = Together()
     for pairs in rounds(list(ports)):
-        for ends in (pairs, [(other, one) for one, other in pairs]):
-            ways = [Way(*link) for one, other in ends for link in links(ports[one], ports[other])]
+        there = [Way(*link) for one, other in pairs for link in links(ports[one], ports[other])]
+        back = [way.back for way in there]
+        for ways, rates in ((there, found.rates), (back, found.rates), (there + back, found.both)):
             tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
             for result in load.run(tests, share_a_link=True):
                 way = result.test.way
@@ -148,5 +150,7 @@ def together(load: Load, ports: Ports, alone: Alone) -> Together:
                 except Refused as why:
                     found.refused[way] = why
                 else:
-                    found.rates.setdefault((way.source.node, way.target.node), {})[way] = row.gbit_per_s
+                    one, other = way.source.node, way.target.node
+                    ends = (min(one, other), max(one, other)) if rates is found.both else (one, other)
+                    rates.setdefault(ends, {})[way] = row.gbit_per_s
     return found

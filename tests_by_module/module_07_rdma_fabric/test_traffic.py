@@ -145,15 +145,17 @@ def test_both_directions_at_once_do_not_slow_each_other(
 @check(
     "M07-17",
     judged="ib_write_bw over all rails of two nodes at once, one direction after the other: the sum, and against what "
-    "ports and PCIe lanes allow together, where devices of one cable count once",
+    "ports and PCIe lanes allow together, where devices of one cable count once; then both directions, against "
+    "the sums",
     evidence="measurements, table of ways",
     by_hand="one ib_write_bw for each device at once, and the sum of their averages",
     causes=[67],
 )
 def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence: Evidence):
     """All rails of two nodes at once carry, in each direction, what they should together."""
-    ways = [each for rates in at_once.rates.values() for each in rates.items()]
-    evidence.table("all rails at once", ROWS, [[str(way.source), str(way.target), rate] for way, rate in ways])
+    for what, by_ends in (("all rails at once", at_once.rates), ("all rails at once, both directions", at_once.both)):
+        ways = [each for rates in by_ends.values() for each in rates.items()]
+        evidence.table(what, ROWS, [[str(way.source), str(way.target), rate] for way, rate in ways])
     Findings(map(str, at_once.refused.values())).judge()
     sums = {ends: sum(rates.values()) for ends, rates in at_once.rates.items()}
     shares = {}
@@ -161,7 +163,11 @@ def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence:
         if not (allowed := capacity(list(rates), rates)):
             raise CouldNotLook(f"{ends[0]} to {ends[1]}: the ports say no rate")
         shares[ends] = sums[ends] / allowed
+    both = {(one, other): sum(rates.values()) for (one, other), rates in at_once.both.items()}
+    of_each = {(one, other): rate / (sums[one, other] + sums[other, one]) for (one, other), rate in both.items()}
     slowest = min(sums, key=lambda ends: sums[ends])
+    measure("least_both_ways_gbit_per_s", min(both.values()), n=len(both))
+    measure("least_both_ways_of_each", min(of_each.values()), n=len(of_each))
     measured = [
         measure("least_sum_gbit_per_s", sums[slowest], n=len(sums)),
         measure("least_sum_of_capacity", min(shares.values()), n=len(shares)),
@@ -174,8 +180,8 @@ def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence:
 
 @check(
     "M07-18",
-    judged="ib_write_bw -a over each rail: a row for each of 23 sizes from 2 bytes to 8 MiB; those from 64 KiB on "
-    "against the best",
+    judged="ib_write_bw -a each way over each rail: a row for each of 23 sizes from 2 bytes to 8 MiB; those from 64 "
+    "KiB on against the best",
     evidence="measurement, table of sizes",
     by_hand="ib_write_bw -a -d DEVICE -x GID --report_gbits",
 )
@@ -184,7 +190,7 @@ def test_messages_of_all_sizes_are_carried(
 ):
     """Messages of all sizes are carried, and none of the large ones is slow."""
     wrong, least, rows = Findings(), [], []
-    for ways in list(turns(ports))[::2]:
+    for ways in turns(ports):
         for result in load.run([lasting("ib_write_bw", way, sound.rates[way], 2.0, ALL_SIZES) for way in ways]):
             way = result.test.way
             try:
@@ -203,7 +209,8 @@ def test_messages_of_all_sizes_are_carried(
 
 @check(
     "M07-19",
-    judged="500 of 8 bytes by ib_write_lat, ib_read_lat and ib_send_lat over each rail: the typical time and the least",
+    judged="500 of 8 bytes by ib_write_lat, ib_read_lat and ib_send_lat each way over each rail: the typical time and "
+    "the least",
     evidence="measurements, table of latencies",
     by_hand="ib_write_lat -s 8 -d DEVICE -x GID on one node; the same with ADDRESS on the other",
 )
@@ -216,7 +223,7 @@ def test_small_messages_arrive_soon(
     typical: dict[str, list[float]] = {tool: [] for tool in tools}
     least: list[float] = []
     for tool in tools:
-        for ways in list(turns(ports))[::2]:
+        for ways in turns(ports):
             for result in load.run([Test(tool, way, LATENCY_TIMES, (LATENCY_BYTES,)) for way in ways]):
                 way = result.test.way
                 try:
