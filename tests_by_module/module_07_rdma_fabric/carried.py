@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from fixtures.cluster.probes.traffic import rounds
 from fixtures.fabric.counters import Grown
@@ -16,7 +17,7 @@ from fixtures.kv.floor import Link, rdma_link
 SIZE = 65536  # perftest's own, and that of published figures
 FIRST, LEAST = 200, 5  # iterations: of the first look at a link (13 MB), and the fewest that perftest takes
 LASTS_S = 1.0  # of one test: a hundred times what a link of 200 Gb/s needs for the first look
-TOGETHER_S = 3.0  # of tests that must overlap: they start within some 0.1 s
+TOGETHER_S = 2.0  # of tests that must overlap: they start within some 0.1 s
 
 Ports = Mapping[str, Sequence[HcaPort]]
 
@@ -29,14 +30,34 @@ class Spent:
     facts_s: float
 
 
-@dataclass
-class Alone:
-    """Each way by itself: its rate in Gb/s, or why there is none; what the nodes counted during all of it."""
+@dataclass(kw_only=True)
+class Carried:
+    """A load: why ways carried nothing, what each way sent, and what the nodes counted during all of it."""
 
-    rates: dict[Way, float] = field(default_factory=dict)
+    during: ClassVar[str]
     refused: dict[Way, Refused] = field(default_factory=dict)
-    grown: list[Grown] = field(default_factory=list)
     sent_bytes: dict[Way, int] = field(default_factory=dict)
+    grown: list[Grown] = field(default_factory=list)
+
+    def sent(self, result: Result) -> float | None:
+        """The rate of a test in Gb/s, whose bytes are counted here; None where it is refused, which is kept, too."""
+        way = result.test.way
+        try:
+            (row,) = result.bandwidths()
+        except Refused as why:
+            self.refused[way] = why
+            return None
+        for each in (way, way.back) if result.test.both_ways else (way,):
+            self.sent_bytes[each] = self.sent_bytes.get(each, 0) + row.size * row.iterations
+        return row.gbit_per_s
+
+
+@dataclass
+class Alone(Carried):
+    """Each way by itself: its rate in Gb/s."""
+
+    during = "each way alone"
+    rates: dict[Way, float] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -48,12 +69,20 @@ class Alone:
 
 
 @dataclass
-class Together:
+class BothWays(Carried):
+    """Each rail by itself, in both directions at once: its rates added up, by one of its ways."""
+
+    during = "both directions of a rail"
+    rates: dict[Way, float] = field(default_factory=dict)
+
+
+@dataclass
+class Together(Carried):
     """All rails of two nodes at once: the rates of a direction, by (from, to) node; `both`: of both at once."""
 
+    during = "all rails at once"
     rates: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
     both: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
-    refused: dict[Way, Refused] = field(default_factory=dict)
 
 
 def capacity(ways: Sequence[Way], carried: Mapping[Way, float] | None = None) -> float | None:
@@ -105,15 +134,10 @@ def each_alone(load: Load, ports: Ports) -> Alone:
 
 def _measure(load: Load, tests: Sequence[Test], found: Alone) -> None:
     for result in load.run(tests):
-        way = result.test.way
-        try:
-            (row,) = result.bandwidths()
-        except Refused as why:
-            found.refused[way] = why
-            found.rates.pop(way, None)
+        if (rate := found.sent(result)) is None:
+            found.rates.pop(result.test.way, None)
         else:
-            found.rates[way] = row.gbit_per_s
-            found.sent_bytes[way] = found.sent_bytes.get(way, 0) + row.size * row.iterations
+            found.rates[result.test.way] = rate
 
 
 def _lasts_s(gbit_per_s: float) -> float:
@@ -136,21 +160,35 @@ def at_their_rate(load: Load, tools: Iterable[Tool], alone: Alone, ports: Ports)
     ]
 
 
+def both_ways(load: Load, ports: Ports, alone: Alone) -> BothWays:
+    found = BothWays()
+
+    def all_rails() -> None:
+        for ways in list(turns(ports))[::2]:
+            tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
+            for result in load.run([replace(test, both_ways=True) for test in tests]):
+                if (rate := found.sent(result)) is not None:
+                    found.rates[result.test.way] = rate
+
+    _, found.grown = load.counting(all_rails)
+    return found
+
+
 def together(load: Load, ports: Ports, alone: Alone) -> Together:
     found = Together()
-    for pairs in rounds(list(ports)):
-        there = [Way(*link) for one, other in pairs for link in links(ports[one], ports[other])]
-        back = [way.back for way in there]
-        for ways, rates in ((there, found.rates), (back, found.rates), (there + back, found.both)):
-            tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
-            for result in load.run(tests, share_a_link=True):
-                way = result.test.way
-                try:
-                    (row,) = result.bandwidths()
-                except Refused as why:
-                    found.refused[way] = why
-                else:
-                    one, other = way.source.node, way.target.node
-                    ends = (min(one, other), max(one, other)) if rates is found.both else (one, other)
-                    rates.setdefault(ends, {})[way] = row.gbit_per_s
+
+    def all_pairs() -> None:
+        for pairs in rounds(list(ports)):
+            there = [Way(*link) for one, other in pairs for link in links(ports[one], ports[other])]
+            back = [way.back for way in there]
+            for ways, rates in ((there, found.rates), (back, found.rates), (there + back, found.both)):
+                tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
+                for result in load.run(tests, share_a_link=True):
+                    if (rate := found.sent(result)) is not None:
+                        way = result.test.way
+                        one, other = way.source.node, way.target.node
+                        ends = (min(one, other), max(one, other)) if rates is found.both else (one, other)
+                        rates.setdefault(ends, {})[way] = rate
+
+    _, found.grown = load.counting(all_pairs)
     return found

@@ -18,7 +18,16 @@ from fixtures.fabric.load import Load
 from fixtures.fabric.ports import HcaPort, Seen, links, look
 from fixtures.on_nodes.fabric import TOOLS
 from fixtures.run import Run
-from tests_by_module.module_07_rdma_fabric.carried import Alone, Spent, Together, each_alone, together
+from tests_by_module.module_07_rdma_fabric.carried import (
+    Alone,
+    BothWays,
+    Carried,
+    Spent,
+    Together,
+    both_ways,
+    each_alone,
+    together,
+)
 
 # the checks that own what others stand on
 PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK, WRITES_CHECK = "M07-01", "M07-06", "M07-07", "M07-11", "M07-14"
@@ -127,9 +136,22 @@ def sound(alone: Alone) -> Alone:
 
 
 @pytest.fixture(scope="package")
+def in_both(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> BothWays:
+    """What each rail carried in both directions at once, with nothing else on it."""
+    return both_ways(load, ports, sound)
+
+
+@pytest.fixture(scope="package")
 def at_once(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> Together:
-    """What all rails carried at once, one direction after the other."""
+    """What all rails carried at once, one direction after the other, and both."""
     return together(load, ports, sound)
+
+
+@pytest.fixture(scope="package")
+def loads(alone: Alone, request: pytest.FixtureRequest) -> list[Carried]:
+    """All loads during which the nodes counted; each way alone only, where one carried nothing."""
+    others: list[Carried] = [] if alone.refused else [request.getfixturevalue(name) for name in ("in_both", "at_once")]
+    return [alone, *others]
 
 
 @pytest.fixture(scope="package")

@@ -1,7 +1,6 @@
 """What the links carry: measured by perftest, each device alone, both directions at once, and all devices at once."""
 
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -12,7 +11,7 @@ from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import interface_of
-from fixtures.fabric.counters import Kind, silent_cables, without_any
+from fixtures.fabric.counters import Grown, Kind, silent_cables, without_any
 from fixtures.fabric.load import Load, Test
 from fixtures.fabric.perftest import ALL_SIZES, Refused, Tool
 from fixtures.fabric.ports import HcaPort, Seen
@@ -20,6 +19,8 @@ from fixtures.fabric.rates import Way, common, of_the_best, of_way_back, sentenc
 from fixtures.on_nodes.fabric import TOOLS
 from tests_by_module.module_07_rdma_fabric.carried import (
     Alone,
+    BothWays,
+    Carried,
     Spent,
     Together,
     at_their_rate,
@@ -121,24 +122,14 @@ def test_reads_and_sends_keep_up_with_writes(
     by_hand="ib_write_bw -b -d DEVICE -x GID --report_gbits",
 )
 def test_both_directions_at_once_do_not_slow_each_other(
-    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
+    in_both: BothWays, sound: Alone, measure: Measure, evidence: Evidence
 ):
     """A rail carries both directions at once nearly as fast as each alone."""
-    wrong, shares, rows = Findings(), [], []
-    for ways in list(turns(ports))[::2]:
-        tests = [lasting("ib_write_bw", way, sound.rates[way], 2.0) for way in ways]
-        for result in load.run([replace(test, both_ways=True) for test in tests]):
-            way = result.test.way
-            try:
-                (row,) = result.bandwidths()
-            except Refused as why:
-                wrong.add(str(why))
-                continue
-            shares.append(row.gbit_per_s / (sound.rates[way] + sound.rates[way.back]))
-            rows.append([str(way.source), str(way.target), row.gbit_per_s, shares[-1]])
+    shares = {way: rate / (sound.rates[way] + sound.rates[way.back]) for way, rate in in_both.rates.items()}
+    rows = [[str(way.source), str(way.target), rate, shares[way]] for way, rate in in_both.rates.items()]
     evidence.table("both directions at once", ["one end", "the other", "Gb/s, both added", "of alone"], rows)
-    wrong.judge()
-    measure("least_of_alone", min(shares), n=len(shares))
+    Findings(map(str, in_both.refused.values())).judge()
+    measure("least_of_alone", min(shares.values()), n=len(shares))
     measure.judge()
 
 
@@ -248,32 +239,35 @@ def test_small_messages_arrive_soon(
 
 @check(
     "M07-20",
-    judged="how much the ports' counters of errors, losses and packets sent again grew during M07-14's load; pauses "
-    "are recorded",
+    judged="how much the ports' counters of errors, losses and packets sent again grew during the loads of M07-14, "
+    "M07-16 and M07-17; pauses are recorded",
     evidence="measurements, table of counters",
     by_hand="on each node, before and after a load: rdma statistic; ethtool -S INTERFACE",
     causes=[71],
 )
 def test_counters_stay_clean_under_load(
-    load: Load, alone: Alone, ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
+    load: Load, loads: list[Carried], ports: dict[str, list[HcaPort]], measure: Measure, evidence: Evidence
 ):
     """Under load no port counts errors or losses, and few packets are sent again."""
     kinds: tuple[Kind, ...] = ("errors", "lost", "sent_again", "paused")
     grew = [
-        (kind, each.node, port, counter, n)
+        (kind, each.node, port, counter, during.during, n)
         for kind in kinds
-        for each in alone.grown
+        for during in loads
+        for each in during.grown
         for (port, counter), n in each.of_kind(kind).items()
     ]
     evidence.note("reading the counters took", f"{load.counted_s:.2f} s so far, of all nodes at once")
-    evidence.table("counters that grew", ["kind", "node", "port", "counter", "by"], grew)
+    evidence.table("counters that grew", ["kind", "node", "port", "counter", "during", "by"], grew)
     looks = load.counted()
     if unknown := [each for node, counted in looks.items() for each in without_any(counted, ports[node])]:
         raise CouldNotLook(unknown[0])
     sums = {kind: sum(n for of, *_, n in grew if of == kind) for kind in kinds}
-    carried_gb = sum(alone.sent_bytes.values()) / 1e9
+    carried_gb = sum(n for during in loads for n in during.sent_bytes.values()) / 1e9
     named = Findings(
-        f"{counter} of {port} of {node} grew by {n}" for kind, node, port, counter, n in grew if kind != "paused"
+        f"{counter} of {port} of {node} grew by {n} ({during})"
+        for kind, node, port, counter, during, n in grew
+        if kind != "paused"
     )
     measured = [
         measure("errors", sums["errors"]),
@@ -289,8 +283,8 @@ def test_counters_stay_clean_under_load(
 
 @check(
     "M07-21",
-    judged="bytes on interfaces that are not those of the rails, and on the rails' own, during M07-14's load, against "
-    "the bytes that perftest carried",
+    judged="bytes on interfaces that are not those of the rails, and on the rails' own, during the loads of M07-14, "
+    "M07-16 and M07-17, against the bytes that perftest carried",
     evidence="measurements, table of interfaces",
     by_hand="cat /proc/net/dev; cat /sys/class/infiniband/*/ports/1/counters/port_xmit_data (units of 4 bytes)",
     causes=[79],
@@ -298,6 +292,7 @@ def test_counters_stay_clean_under_load(
 def test_bytes_take_the_rails_and_no_other_interface(
     load: Load,
     sound: Alone,
+    loads: list[Carried],
     ports: dict[str, list[HcaPort]],
     seen: dict[str, Seen],
     spent: Spent,
@@ -307,24 +302,24 @@ def test_bytes_take_the_rails_and_no_other_interface(
 ):
     """All bytes take the rails: their ports count them, and no other interface does."""
     rows, elsewhere, counted, wrong = [], [], [], Findings()
-    for grown in sound.grown:
-        node = grown.node
-        asked = sum(n for way, n in sound.sent_bytes.items() if node in (way.source.node, way.target.node)) / 2
+    sent = [each for during in loads for each in during.sent_bytes.items()]
+    for node in ports:
+        looks = [grown for during in loads for grown in during.grown if grown.node == node]
+        asked = sum(n for way, n in sent if node in (way.source.node, way.target.node)) / 2
         spec = fabric_nodes[node].spec
         addresses = {name: {"addresses": [a.address for a in i.addresses]} for name, i in seen[node].interfaces.items()}
         managed = spec.dynamo_management_address and interface_of(spec.dynamo_management_address, addresses)
         own = {port.port.netdev for port in ports[node]} - {managed}
         for name in seen[node].interfaces:
-            share = grown.bytes_of(name) / asked
+            share = sum(grown.bytes_of(name) for grown in looks) / asked
             rows.append(
                 [node, name, "rail" if name in own else "management" if name == managed else "", f"{share:.4f}"]
             )
             if name not in own and name != "lo":
                 elsewhere.append(share)
         for port in ports[node]:
-            mine = sum(n for way, n in sound.sent_bytes.items() if port in (way.source, way.target)) / 2
-            words = [grown.rdma.get((port.name, f"port_{way}_data"), 0) for way in ("xmit", "rcv")]
-            counted.append((4 * max(words) or grown.bytes_of(port.port.netdev or "")) / mine)
+            mine = sum(n for way, n in sent if port in (way.source, way.target)) / 2
+            counted.append(sum(_counted_by(port, grown) for grown in looks) / mine)
             rows.append([node, port.name, "port", f"{counted[-1]:.4f}"])
     evidence.table("share of the bytes", ["node", "interface or port", "is", "share"], rows)
     least = measure("least_counted_percent", 100 * min(counted), n=len(counted))
@@ -340,3 +335,9 @@ def test_bytes_take_the_rails_and_no_other_interface(
         measure("facts_and_counters_percent", 100 * looking_s / module_s)
     wrong.judge()
     measure.judge()
+
+
+def _counted_by(port: HcaPort, grown: Grown) -> int:
+    """Bytes of a port, the larger one of sent and received; where it counts none, of its interface."""
+    words = (grown.rdma.get((port.name, f"port_{way}_data"), 0) for way in ("xmit", "rcv"))
+    return 4 * max(words) or grown.bytes_of(port.port.netdev or "")
