@@ -12,7 +12,7 @@ from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.capabilities import has_torch
 from fixtures.fabric.collectives import ByPairs, Collected, Rank, backend_of, collect, collect_by_pairs
-from fixtures.fabric.judged import held_back, wrong_addresses, wrong_gids
+from fixtures.fabric.judged import absent_or_down, held_back, wrong_addresses, wrong_gids
 from fixtures.fabric.kept import Kept, look_at_files
 from fixtures.fabric.load import Load
 from fixtures.fabric.ports import HcaPort, Seen, links, look
@@ -74,15 +74,10 @@ def kept(fabric_nodes: dict[str, Node], spent: Spent) -> dict[str, Kept]:
 @pytest.fixture(scope="package")
 def ports(seen: dict[str, Seen], fabric_nodes: dict[str, Node]) -> dict[str, list[HcaPort]]:
     """The declared ports of each node, all of them up. BringUpFailed where one is not."""
-    found = {name: each.ports(fabric_nodes[name].spec.rdma_ports) for name, each in seen.items()}
-    bad = [
-        name
-        for name, node in fabric_nodes.items()
-        if len(found[name]) < len(node.spec.rdma_ports) or not all(port.is_up for port in found[name])
-    ]
-    if bad:
+    declared = {name: fabric_nodes[name].spec.rdma_ports for name in seen}
+    if bad := [name for name, each in seen.items() if absent_or_down(each, declared[name])]:
         raise BringUpFailed(PORTS_CHECK, f"not all declared ports of {', '.join(bad)} are up")
-    return found
+    return {name: each.ports(declared[name]) for name, each in seen.items()}
 
 
 @pytest.fixture(scope="package")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.needs("rdma")
 
 @check(
     "M07-01",
-    judged="state, physical state and layer of each port of `dynamo_rdma_devices`, as the kernel reports them; other "
+    judged="state, physical state and layer (Ethernet or InfiniBand) of each port of `dynamo_rdma_devices`; other "
     "devices are listed",
     evidence="table of all RDMA ports",
     by_hand="on each node: rdma link; cat /sys/class/infiniband/*/ports/*/state",
