@@ -140,18 +140,18 @@ def _arrives(node: Node, one: HcaPort, other: HcaPort, size: int) -> bool:
 
 @check(
     "M07-10",
-    judged="LID, LID of the subnet manager, and partition keys of which both ends are full members",
+    judged="LID, LID of the subnet manager, and partition keys of which both ends of a link are full members",
     evidence="table of InfiniBand ports",
     by_hand="on each node: ibstat; sminfo; cat /sys/class/infiniband/*/ports/1/pkeys/0",
 )
 def test_infiniband_ports_have_a_subnet_manager(ports: dict[str, list[HcaPort]], evidence: Evidence):
-    """Each InfiniBand port has a LID from a subnet manager, and shares a partition with the others."""
+    """Each InfiniBand port has a LID from a subnet manager, and shares a partition with its other end."""
     every = [port for mine in ports.values() for port in mine]
     rows = [[str(port), port.port.layer, port.port.lid, port.port.sm_lid, " ".join(port.port.pkeys)] for port in every]
     evidence.table("InfiniBand", ["port", "layer", "LID", "LID of the subnet manager", "P_Keys"], rows)
     if all(port.is_roce for port in every):
         raise BlockedByHardware(f"all {len(every)} declared ports are Ethernet (RoCE), which has no subnet manager")
-    Findings(without_manager(every)).judge()
+    Findings(without_manager(ports)).judge()
 
 
 @check(
