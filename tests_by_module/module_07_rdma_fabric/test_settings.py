@@ -90,7 +90,9 @@ def test_mtus_of_each_link_are_alike(
     ]:
         evidence.note("MTU", f"Below {ADVISED_MTU}, which NVIDIA advises for DGX Sparks: {', '.join(small)}.")
     measure("least_active_mtu_bytes", min(active[port.node].get(port.name, 0) for port in ends), n=len(ends))
-    measure("least_interface_mtu_bytes", min(port.interface.mtu if port.interface else 0 for port in ends), n=len(ends))
+    # InfiniBand needs no interface
+    if mtus := [port.interface.mtu if port.interface else 0 for port in ends if port.interface or port.is_roce]:
+        measure("least_interface_mtu_bytes", min(mtus), n=len(mtus))
     Findings(each for one, other in rails for each in mtus_differ(one, other, active)).judge()
     measure.judge()
 
