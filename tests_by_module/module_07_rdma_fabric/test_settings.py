@@ -213,8 +213,8 @@ def test_settings_survive_a_reboot(
 
 @check(
     "M07-13",
-    judged="UCX_NET_DEVICES, UCX_TLS, the GID indexes, NCCL_IB_HCA and NCCL_IB_DISABLE in each node's runtime file and "
-    "in the environment that its processes get, against its devices",
+    judged="UCX_NET_DEVICES, UCX_TLS, the GID indexes, NCCL_IB_HCA and NCCL_IB_DISABLE in each node's runtime files "
+    "and in the environment that its processes get, against its devices",
     evidence="the values to paste",
     by_hand="on each node: env | grep -E '^(UCX|NCCL)_'",
     causes=[69],
@@ -232,11 +232,10 @@ def test_settings_name_the_declared_devices(
     rdma = inventory.cluster.dynamo_kv_transport in ("rdma", None)
     for name, each in seen.items():
         paste += [f"{name}: {key}={value}" for key, value in to_paste(ports[name]).items()]
-        runtime = inventory.runtime(fabric_nodes[name].spec.dynamo_runtime)
-        for where, settings in (
-            (f"runtime {runtime.name}", runtime.settings.env),
-            ("environment", each.facts.environment),
-        ):
+        spec = fabric_nodes[name].spec
+        runtimes = [inventory.runtime(runtime) for runtime in dict.fromkeys((spec.dynamo_runtime, spec.worker_runtime))]
+        given_by = {f"runtime {runtime.name}": runtime.settings.env for runtime in runtimes}
+        for where, settings in {**given_by, "environment": each.facts.environment}.items():
             given = run.at("module_07.settings", dict(settings), node=name)
             wrong.extend(wrong_settings(given, where, ports[name], each.interfaces, rdma=rdma), node=name)
     evidence.note("To paste", "\n".join(paste))
