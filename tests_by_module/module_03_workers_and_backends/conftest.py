@@ -1,6 +1,7 @@
 """Fixtures of module 03: every declared engine, one after the other, each in a deployment of its own."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
         return [look_at_running(run.deployment(), spec, run.seed, run.run_id)]
     seen = []
     for spec in inventory.engines:
+        began, before = time.monotonic(), len(run.lives)
         with Doing(spec, "brought up") as doing:
             with own(run, spec) as deployment:
                 doing.what = "asked"
@@ -48,6 +50,8 @@ def columns(run: Run, inventory: Inventory) -> list[Column]:
                 end(column, deployment, run.seed)
             doing.what = "brought up again"
             refused_by_engine(run, column)
+        column.took_s = time.monotonic() - began
+        column.starts_s = sum((life.up_s or life.start_s) - life.start_s for life in run.lives[before:])
         seen.append(column)
     return seen
 

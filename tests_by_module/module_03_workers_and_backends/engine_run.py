@@ -14,7 +14,7 @@ from fixtures.clients import prometheus
 from fixtures.clients.inference import Answer, InferenceEndpoint, complete, stream
 from fixtures.clients.kv_events import KvEvent, kv_events
 from fixtures.cluster.inventory.model import RuntimeSpec
-from fixtures.cluster.probes.probe import families, footprint
+from fixtures.cluster.probes.probe import families, footprint, processor_s
 from fixtures.load.from_here import RequestRecord, run_load
 from fixtures.load.plan import ordinary_prompt, plan
 from fixtures.load.traces import Traces
@@ -65,6 +65,12 @@ class Column:
     # of an engine that the suite has started
     argv: list[str] = field(default_factory=list)
     startup: StartUp = field(init=False, repr=False)
+    # processor seconds: its processes' until it served, and the controller's meanwhile
+    start_processor_s: float = field(init=False, repr=False)
+    controller_s: float = field(init=False, repr=False)
+    # seconds: all that was done with it, and of that until its deployments served
+    took_s: float = field(init=False, repr=False)
+    starts_s: float = field(init=False, repr=False)
     taken: dict[str, Any] = field(default_factory=dict)
     stood_in: list[str] = field(default_factory=list)  # names of its kernels for which PyTorch computed
     prompt_tokens: dict[str, int] = field(default_factory=dict)
@@ -120,6 +126,8 @@ def look(deployment: ManagedDeployment, spec: RuntimeSpec, seed: int, salt: str)
     family = families(worker.node, [pid], [])[pid]
     taken = footprint(worker.node, [pid])[pid]
     column = Column(spec, deployment.shared, family[0]["argv"], taken)
+    column.start_processor_s = processor_s(worker.node, [each["pid"] for each in family])
+    column.controller_s = deployment.controller_s
     column.startup = start_of(deployment, worker, spec, taken["began_at"])
     _question(column, deployment, seed)
     _store(column, deployment, seed, salt)

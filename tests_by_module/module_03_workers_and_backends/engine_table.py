@@ -39,6 +39,8 @@ ROWS: dict[str, Callable[[Column], object]] = {
     "model loaded after, s": lambda column: number(column.startup.loaded_s),
     "registered after, s": lambda column: number(column.startup.registered_s),
     "first token after, s": lambda column: number(column.startup.first_token_s),
+    "processor time of its start, s": lambda column: number(column.start_processor_s),
+    "the controller's meanwhile, s": lambda column: number(column.controller_s),
     "processes": lambda column: column.taken["processes"],
     "memory (RSS), GB": lambda column: in_gb(column.taken["rss_bytes"]),
     "memory (PSS), GB": lambda column: in_gb(column.taken["pss_bytes"]),
@@ -60,6 +62,8 @@ ROWS: dict[str, Callable[[Column], object]] = {
     "SIGTERM: the running stream": lambda column: column.ended.stream.outcome,
     "SIGTERM: ended after, s": lambda column: number(column.ended.ended_s),
     "answers against transformers": _compared,
+    "all of this took, s": lambda column: number(column.took_s, 1),
+    "of that its starts, s": lambda column: number(column.starts_s, 1),
 }
 
 
