@@ -20,8 +20,13 @@ TAKEN_WITHIN_S = 60
 
 
 @contextmanager
-def started_sides(run: Run, name: str, placed: Placement, check_id: str = DISAGGREGATED_CHECK) -> Iterator[OwnSides]:
-    """The deployment `name` as it is placed, taken down at the end. Raises BringUpFailed, which is `check_id`'s."""
+def started_sides(
+    run: Run, name: str, placed: Placement, check_id: str = DISAGGREGATED_CHECK, *, serving: bool = True
+) -> Iterator[OwnSides]:
+    """The deployment `name` as it is placed, taken down at the end. Raises BringUpFailed, which is `check_id`'s.
+
+    Without `serving` its workers are registered, and may not serve.
+    """
     kinds = {kind for types in placed.types.values() for kind in types}
     if kinds != {"decode", "prefill"}:
         told = "prefill and decode workers are compared with as many servers"
@@ -36,7 +41,7 @@ def started_sides(run: Run, name: str, placed: Placement, check_id: str = DISAGG
     )
     taken_within = (dialect(run.product_version()).environment.request_timeout_s, str(TAKEN_WITHIN_S))
     try:
-        with run.own_deployment(name, placed=placed, extra_env=(taken_within,)) as deployment:
+        with run.own_deployment(name, placed=placed, serving=serving, extra_env=(taken_within,)) as deployment:
             prefill, decode = (
                 [w for w in deployment.workers if w.shape.worker_type == kind] for kind in ("prefill", "decode")
             )
