@@ -15,13 +15,14 @@ COUNTED_WITHIN_S = 2
 
 @dataclass(frozen=True)
 class RequestPath:
-    """`served_by` is the number of answers that named each worker; the others are differences of counters."""
+    """`served_by` is the number of answers that named each worker; the others are differences of counters, None of a
+    router that counts no requests."""
 
     sent: int
     answers: tuple[Answer, ...]
     served_by: dict[int, int]
     frontend: float
-    router: float
+    router: float | None
     workers: dict[int, float]
 
 
@@ -37,10 +38,10 @@ def follow(deployment: Deployment, requests: int, workers_each: int) -> RequestP
     """
     names = deployment.settings.dialect.metrics
 
-    def hops(metrics: Metrics) -> tuple[float, float]:
+    def hops(metrics: Metrics) -> tuple[float, float | None]:
         return (
             metrics.total_or_zero(names.frontend_requests, status="success"),
-            metrics.total_or_zero(names.router_requests),
+            metrics.total_or_zero(names.router_requests) if names.router_requests else None,
         )
 
     frontend_before, router_before = hops(deployment.frontend_metrics())
@@ -57,8 +58,9 @@ def follow(deployment: Deployment, requests: int, workers_each: int) -> RequestP
         nonlocal last
         frontend, router = hops(deployment.frontend_metrics())
         workers = {w: n - workers_before.get(w, 0) for w, n in deployment.worker_requests().items()}
-        last = RequestPath(requests, answers, served_by, frontend - frontend_before, router - router_before, workers)
-        counted = min(last.frontend, last.router, sum(workers.values()) / workers_each)
+        routed = None if router is None or router_before is None else router - router_before
+        last = RequestPath(requests, answers, served_by, frontend - frontend_before, routed, workers)
+        counted = min(last.frontend, sum(workers.values()) / workers_each, requests if routed is None else routed)
         return (last if counted >= requests else None), last
 
     try:

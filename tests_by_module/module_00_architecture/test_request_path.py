@@ -32,7 +32,7 @@ def test_requests_pass_every_hop_once(
         [
             ["sent", path.sent],
             ["frontend", path.frontend],
-            ["router", path.router],
+            ["router", "not counted by this version" if path.router is None else path.router],
             *[[f"worker {w:x}", n] for w, n in path.workers.items()],
         ],
     )
@@ -41,12 +41,10 @@ def test_requests_pass_every_hop_once(
         f"expected {passed} workers to be named by {path.sent} answers, got {sum(path.served_by.values())}: "
         f"{path.served_by}"
     )
-    expected = {"frontend": path.sent, "router": passed, **{f"worker {w:x}": n for w, n in path.served_by.items()}}
-    counted = {
-        "frontend": path.frontend,
-        "router": path.router,
-        **{f"worker {w:x}": n for w, n in path.workers.items()},
-    }
+    expected = {"frontend": path.sent, **{f"worker {w:x}": n for w, n in path.served_by.items()}}
+    counted = {"frontend": path.frontend, **{f"worker {w:x}": n for w, n in path.workers.items()}}
+    if path.router is not None:
+        expected["router"], counted["router"] = passed, path.router
     if inventory.cluster.dynamo_managed:
         idle = {name: 0 for name in counted if name not in expected}
         wrong = {

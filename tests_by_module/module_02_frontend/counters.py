@@ -1,4 +1,7 @@
-"""What frontend and workers have counted, and what they have in hand. The names are the same from 0.8.1 to 1.6.1."""
+"""What frontend and workers have counted, and what they have in hand.
+
+The names are the same in all versions that count it; the dialect has those that a version lacks.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +40,10 @@ class Snapshot:
         for metrics in self.workers:
             held[metrics.url] = metrics.total(name, dynamo_endpoint=endpoint)
         return held
+
+    def counts(self, name: str) -> bool:
+        """Whether frontends of this version count it."""
+        return name not in self.dialect.metrics.frontend_lacks
 
     def count(self, name: str, **labels: str) -> float:
         """A counter of the frontend; one whose series has not begun is at 0."""

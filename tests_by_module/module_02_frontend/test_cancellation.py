@@ -49,7 +49,8 @@ CHUNKS = {EARLY: None, MIDDLE: 3}
 
 def settled(deployment: Deployment, before: Snapshot, left: int) -> Snapshot:
     def reached(now: Snapshot) -> bool:
-        return idle(now) and now.count(CANCELLED) - before.count(CANCELLED) >= left
+        counts = CANCELLED if now.counts(CANCELLED) else DISCONNECTED
+        return idle(now) and now.count(counts) - before.count(counts) >= left
 
     return wait_for(deployment, reached, NOTICED_WITHIN_S)
 
@@ -67,12 +68,13 @@ def judge(before: Snapshot, after: Snapshot, left: int, when: str, way: str = ""
         assert moved == left, f"{way}{left} clients left {when}, {REQUESTS}{AS_CANCELLED} moved by {moved:g}"
     # 1.6 counts one that leaves while its stream is being made twice: once for the request, once for the stream
     most = 2 * left if when == EARLY else left
-    for name in (CANCELLED, DISCONNECTED):
-        moved = after.count(name) - before.count(name)
+    counted = [name for name in (CANCELLED, DISCONNECTED) if after.counts(name)]
+    moved_by = {name: after.count(name) - before.count(name) for name in counted}
+    for name, moved in moved_by.items():
         assert left <= moved <= most, (
             f"{way}{left} clients left {when}, {name} moved by {moved:g}, not {left} to {most}"
         )
-    return after.count(CANCELLED) - before.count(CANCELLED) - left
+    return moved_by[counted[0]] - left
 
 
 def way_of(deployment: Deployment) -> str:

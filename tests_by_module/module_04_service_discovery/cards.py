@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from fixtures.basics.errors import NotOffered
 from fixtures.clients import http
 from fixtures.product.deployments.deployment import Deployment
 
@@ -16,5 +17,7 @@ def named_files(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def fetched(file: dict[str, Any], deployment: Deployment) -> bytes:
-    """Raises httpx.HTTPError."""
+    """Raises httpx.HTTPError, NotOffered where workers of this version serve no files."""
+    if deployment.settings.dialect.environment.model_cache:
+        raise NotOffered("frontends of this version take a model's files from Hugging Face's cache: workers serve none")
     return http.get(deployment.reach(file["path"]), timeout_s=5).raise_for_status().content

@@ -136,7 +136,7 @@ def test_leases_are_granted_as_set_and_renewed(deployment: Deployment, etcd: Etc
         if lease.remaining_ttl_s <= 0
     )
     if isinstance(deployment, ManagedDeployment):
-        ttl = deployment.settings.lease_ttl_s
+        ttl = deployment.settings.granted_ttl_s
         wrong.extend(
             f"the lease of {name} was granted for {lease.granted_ttl_s} s, expected {ttl} s"
             for name, lease in first.items()

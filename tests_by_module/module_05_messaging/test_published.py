@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
@@ -159,7 +160,11 @@ class SmallCaches(NamedTuple):
 
 @pytest.fixture(scope="module")
 def small_caches(run: Run) -> SmallCaches:
-    """Two workers with small caches, asked in turn: each of the first two prompts twice, so once on each worker."""
+    """Two workers with small caches, asked in turn: each of the first two prompts twice, so once on each worker.
+
+    Raises NotOffered.
+    """
+    dialect(run.product_version()).require_workers_named_in("round-robin")
     settings: dict[str, Any] = {
         "router_mode": "round-robin",
         "event_plane": "nats",

@@ -13,6 +13,7 @@ from fixtures.basics.errors import BringUpFailed, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.require import require
 from fixtures.clients import prometheus
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.clients.kv_events import KvEvent, lost_events
@@ -181,7 +182,7 @@ def through(deployment: Deployment, frontend: Frontend) -> InferenceEndpoint:
 def test_prefix_hits_work_over_zmq(over_zmq: OverZmq, measure: Measure):
     """A router applies events received over zmq: a prompt that another frontend routed is a hit."""
     deployment, prompt = over_zmq.managed, unique_prompt(20)
-    name = deployment.settings.dialect.metrics.kv_events_applied
+    name = require(deployment.settings.dialect.metrics.kv_events_applied, "count of applied KV events")
     with second_frontend(deployment) as second:
         metrics = f"{second.node.reach(second.url)}/metrics"
 

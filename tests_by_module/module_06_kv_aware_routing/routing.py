@@ -103,6 +103,13 @@ def not_offered(version: str) -> dict[str, list[str]]:
     return entry_for(Path(__file__).with_name("not_offered.yaml"), version)
 
 
+def router_settings(version: str) -> dict[str, list[str]]:
+    """A frontend's arguments by setting or mode of the router, of those that this version of ai-dynamo offers
+    (router_settings.yaml). Raises LookupError where nobody measured."""
+    known = entry_for(Path(__file__).with_name("router_settings.yaml"), version)["settings"]
+    return {name: arguments for name, arguments in known.items() if arguments}
+
+
 def block_size_of(workers: Sequence[RegisteredWorker]) -> int:
     """Tokens a block on the workers' model cards; the smallest where they differ. Raises CouldNotLook."""
     sizes = [worker.card["kv_cache_block_size"] for worker in workers if worker.card]
@@ -157,8 +164,11 @@ def workers_of(routed: Sequence[Routed]) -> list[int]:
 
 
 def events_applied(deployment: Deployment, frontend_url: str | None = None) -> dict[tuple[str, str], float]:
-    """What the router (of the frontend at `frontend_url`) has done with events it received, by (kind, status)."""
+    """What the router (of the frontend at `frontend_url`) has done with events it received, by (kind, status); nothing
+    where its version does not count them."""
     wanted = deployment.settings.dialect.metrics.kv_events_applied
+    if wanted is None:
+        return {}
     url = frontend_url or deployment.reach(deployment.frontend_url)
     metrics = prometheus.scrape(f"{url}/metrics", only=wanted)
     return {(labels["event_type"], labels["status"]): value for labels, value in metrics.counter(wanted) if value}

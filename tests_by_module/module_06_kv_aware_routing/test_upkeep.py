@@ -179,7 +179,7 @@ def test_restarted_worker_starts_with_an_empty_index(
             there = [each.instance_id for each in managed.registered_workers()]
             return (None if former.instance_id in there else True), "it is still there"
 
-        ttl = managed.settings.lease_ttl_s
+        ttl = managed.settings.granted_ttl_s
         try:
             wait_until(
                 gone, Deadline(ttl + BEYOND_LEASE_S, f"the registration of the killed worker {former.hex_id} to go")
