@@ -12,6 +12,7 @@ import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
+from fixtures.basics.dynamo_versions import dialect
 from fixtures.basics.errors import NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.served import require_all_served
@@ -21,21 +22,18 @@ from fixtures.product.deployments.deployment import NOT_QUIET, Deployment, proxi
 from fixtures.product.deployments.managed import ManagedDeployment
 from fixtures.run import Run
 from tests_by_module.module_06_kv_aware_routing.extra_frontends import kept_busy, more_frontends
-from tests_by_module.module_06_kv_aware_routing.routing import Routed, block_size_of, not_offered, send, workers_of
+from tests_by_module.module_06_kv_aware_routing.routing import (
+    Routed,
+    block_size_of,
+    not_offered,
+    router_settings,
+    send,
+    workers_of,
+)
 
 own_frontends = pytest.mark.needs("managed", "kv_router", why="settings")
 
 BLOCKS = 5
-TTL_S = 2
-SETTINGS = {
-    "overlap-credit-0": ("--router-kv-overlap-score-credit", "0"),
-    "temperature-5": ("--router-temperature", "5"),
-    "load-ignored": ("--no-router-track-active-blocks", "--no-router-track-prefill-tokens"),
-    "ttl": ("--no-router-kv-events", "--router-ttl-secs", str(TTL_S)),
-    # a thousandth of the mocker's 16384 blocks: two of the streams that are kept up
-    "busy": ("--active-decode-blocks-threshold", "0.001"),
-    "direct": ("--router-mode", "direct"),
-}
 # all of that many on one of two workers by chance: less often than once in a million times
 REQUESTS = 24
 STREAMS, STREAM_BLOCKS = 3, 10
@@ -68,6 +66,24 @@ ONLY_ITS_OWN = "it starts frontends in other modes: of a deployment that runs al
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """Frontends for the same two workers, by the setting or mode of each: its arguments, and where it is reached."""
+
+    version: str
+    arguments: dict[str, list[str]]
+    urls: dict[str, str]
+
+    def __getitem__(self, setting: str) -> str:
+        """Where it is reached. Raises NotOffered."""
+        if setting not in self.urls:
+            raise NotOffered(f"ai-dynamo {self.version} does not offer {setting} (router_settings.yaml)")
+        return self.urls[setting]
+
+    def no_effect_of(self, setting: str) -> str:
+        return f"no effect of {' '.join(self.arguments[setting])} is seen"
+
+
+@dataclass(frozen=True)
 class InMode:
     """Where a frontend in that mode is reached, and prompts that nobody knows."""
 
@@ -78,8 +94,12 @@ class InMode:
 
 @pytest.fixture
 def in_mode(mode: str, request: pytest.FixtureRequest, deployment: Deployment, run: Run) -> InMode:
-    """A frontend beside those of `own`, or the one that runs already. Raises NotOffered where that has another mode."""
+    """A frontend beside those of `own`, or the one that runs already.
+
+    Raises NotOffered where that has another mode, or its version lacks this one or names no worker in it.
+    """
     if not deployment.shared:
+        dialect(run.product_version()).require_workers_named_in(mode)
         own, tuned, traces = map(request.getfixturevalue, ("own", "tuned", "traces"))
         return InMode(own, tuned[mode], traces)
     cluster = run.inventory.cluster
@@ -94,11 +114,11 @@ def in_mode(mode: str, request: pytest.FixtureRequest, deployment: Deployment, r
 
 
 @pytest.fixture(scope="module")
-def tuned(run: Run, own: ManagedDeployment, traces: Traces) -> Iterator[dict[str, str]]:
-    """Where the frontends with each of the settings and modes are reached; all are for the same two workers."""
-    arguments = SETTINGS | {mode: ("--router-mode", mode) for mode in MODES}
+def tuned(run: Run, own: ManagedDeployment, traces: Traces) -> Iterator[Tuned]:
+    version = run.product_version()
+    arguments = router_settings(version)
     with more_frontends(run, own, traces, arguments) as urls:
-        yield urls
+        yield Tuned(version, arguments, urls)
 
 
 def the_frontend(deployment: Deployment) -> str:
@@ -141,9 +161,7 @@ def counted(done: Sequence[Routed]) -> dict[str, int]:
     causes=[15],
 )
 @pytest.mark.parametrize("setting", ["overlap-credit-0", "temperature-5"])
-def test_hits_count_for_less(
-    setting: str, own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
-):
+def test_hits_count_for_less(setting: str, own: ManagedDeployment, tuned: Tuned, traces: Traces, evidence: Evidence):
     """Without credit for overlap, or at a high temperature, a prompt does not stay on the worker that has it."""
     size = traces.block_size
     prompt = traces.tokens(BLOCKS * size + 1)
@@ -151,9 +169,7 @@ def test_hits_count_for_less(
     counts = counted(done)
     evidence.table("requests by worker", ["worker", "requests"], counts.items())
     require_all_served(done)
-    assert len(counts) == 2, (
-        f"no effect of {' '.join(SETTINGS[setting])} is seen: one prompt is to go to both workers, it went to {counts}"
-    )
+    assert len(counts) == 2, f"{tuned.no_effect_of(setting)}: one prompt is to go to both workers, it went to {counts}"
 
 
 @check(
@@ -212,9 +228,8 @@ def test_router_that_does_not_track_load_does_not_avoid_it(
     loaded, *others = of.registered_workers()
     if not others:
         raise NotOffered("one worker leaves no choice: it needs two (dynamo_workers)")
-    routers = {"tracked": the_frontend(of)}
-    if not deployment.shared:
-        routers["not tracked"] = request.getfixturevalue("tuned")["load-ignored"]
+    tuned: Tuned | None = None if deployment.shared else request.getfixturevalue("tuned")
+    routers = {"tracked": the_frontend(of)} | ({"not tracked": tuned["load-ignored"]} if tuned else {})
     chosen, counted_before = {}, requests_of(of)
     for name, url in routers.items():
         with kept_busy(of, traces, url, STREAMS, STREAM_BLOCKS, [loaded.instance_id]):
@@ -229,9 +244,9 @@ def test_router_that_does_not_track_load_does_not_avoid_it(
     assert loaded.hex_id not in chosen["tracked"], (
         f"a router that tracks load chose the loaded worker {loaded.hex_id}: {chosen['tracked']}"
     )
-    assert loaded.hex_id in chosen.get("not tracked", loaded.hex_id), (
-        f"no effect of {' '.join(SETTINGS['load-ignored'])} is seen: the loaded worker {loaded.hex_id} is avoided all "
-        f"the same, {chosen['not tracked']}"
+    assert not tuned or loaded.hex_id in chosen["not tracked"], (
+        f"{tuned.no_effect_of('load-ignored')}: the loaded worker {loaded.hex_id} is avoided all the same, "
+        f"{chosen['not tracked']}"
     )
 
 
@@ -241,7 +256,7 @@ def test_router_that_does_not_track_load_does_not_avoid_it(
     judged="`--no-router-kv-events --router-ttl-secs 2`: predicted at once, and not any more later",
     by_hand="--no-router-kv-events --router-ttl-secs 2: send a prompt, at once again, 3 s later again",
 )
-def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: dict[str, str], traces: Traces):
+def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: Tuned, traces: Traces):
     """Without KV events a router assumes that what it sent is cached, and only for the configured time."""
     size, url = traces.block_size, tuned["ttl"]
     # each is asked for once more only: an answer makes its time begin anew
@@ -257,12 +272,12 @@ def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: dict[str,
 
     require_all_served((*first, guessed))
     assert guessed.predicted == BLOCKS, (
-        f"no effect of {' '.join(SETTINGS['ttl'])} is seen: {BLOCKS} blocks are to be predicted, {guessed.told}"
+        f"{tuned.no_effect_of('ttl')}: {BLOCKS} blocks are to be predicted, {guessed.told}"
     )
     try:
         wait_until(look, Deadline((ASKED - 1) * ASKED_EVERY_S, "a guess to be forgotten"), every_s=ASKED_EVERY_S)
     except DeadlineExceeded as error:
-        raise AssertionError(f"no effect of --router-ttl-secs {TTL_S} is seen: {error}") from None
+        raise AssertionError(f"{tuned.no_effect_of('ttl')}: {error}") from None
 
 
 @own_frontends
@@ -279,9 +294,7 @@ def test_router_forgets_its_own_guesses(own: ManagedDeployment, tuned: dict[str,
     evidence="answers",
     by_hand="--active-decode-blocks-threshold 0.001: load every worker, send one more",
 )
-def test_busy_workers_are_not_given_more(
-    own: ManagedDeployment, tuned: dict[str, str], traces: Traces, evidence: Evidence
-):
+def test_busy_workers_are_not_given_more(own: ManagedDeployment, tuned: Tuned, traces: Traces, evidence: Evidence):
     """Above the threshold a frontend refuses requests as overload; below it all are served again."""
     size, url = traces.block_size, tuned["busy"]
     workers = [each.instance_id for each in own.registered_workers()]
@@ -301,7 +314,7 @@ def test_busy_workers_are_not_given_more(
         try:
             busy = wait_until(refused, Deadline(BUSY_WITHIN_S, "a request to be refused"))
         except DeadlineExceeded as error:
-            raise AssertionError(f"no effect of {' '.join(SETTINGS['busy'])} is seen: {error}") from None
+            raise AssertionError(f"{tuned.no_effect_of('busy')}: {error}") from None
         elsewhere = send(own, traces.tokens(size + 1), size)
     evidence.text("while all workers were busy", f"{busy.told}\n{elsewhere.told}")
     assert str(busy.error).startswith(OVERLOADED), f"a refusal should be one of {OVERLOADED}, it is {busy.error}"
@@ -316,8 +329,9 @@ def test_busy_workers_are_not_given_more(
     by_hand="--router-mode direct: with nvext.backend_instance_id and without",
     causes=[15],
 )
-def test_direct_mode_serves_only_by_name(own: ManagedDeployment, tuned: dict[str, str], traces: Traces):
+def test_direct_mode_serves_only_by_name(own: ManagedDeployment, tuned: Tuned, traces: Traces):
     """In mode direct, the worker that a request names serves it; a request that names none is refused."""
+    dialect(tuned.version).require_workers_named_in("direct")
     size, url = traces.block_size, tuned["direct"]
     named = {
         each.hex_id: send(own, traces.tokens(8), size, url=url, pinned_to=each.instance_id)
