@@ -30,9 +30,10 @@ GROUPS = ("syntax", "types", "values", "models", "transport", "accepted")
 DEFECTS = {
     "values": pytest.mark.known_defect(
         issue="dynamo, not reported",
-        versions=">=1.5,<1.6",
-        shows="1 of 30 answers are not as known: a token id beyond the vocabulary: 500 instead of 400",
-        reason="A token id beyond the vocabulary is answered with 500 instead of 400.",
+        versions=">=0.8.1,<1.4",
+        shows="2 of 30 answers are not as known: max_tokens 0: no answer instead of 400: not sent",
+        reason="A chat for no token ends the mocker's engine, and its worker answers nothing any more; one for 2^31 "
+        "tokens is served. They are not sent.",
     )
 }
 STALLED = 16
@@ -95,6 +96,12 @@ def test_wrong_requests_are_refused_as_known(
     "M02-18",
     judged="fields of every error's body; its code is the status",
     by_hand="curl -i FRONTEND/v1/chat/completions -d '{'",
+)
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=0.8.1,<1.3",
+    shows="no JSON: Failed to parse the request body as JSON",
+    reason="A body that is no JSON is refused in plain text.",
 )
 def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
     """Every error body is JSON with this version's fields, and its code equals the HTTP status."""

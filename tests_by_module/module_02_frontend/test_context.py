@@ -26,6 +26,14 @@ MOST_SERVED_TOKENS = 16_384
 BOTH = (complete, stream)
 
 
+@pytest.fixture
+def budget(errors: ExpectedErrors) -> TokenBudget:
+    """How this version refuses what is beyond a token budget. Raises NotOffered."""
+    if errors.token_budget is None:
+        raise NotOffered("the mocker of this version takes no --max-model-len, so that no card has a token budget")
+    return errors.token_budget
+
+
 def advertise(deployment: ManagedDeployment, budget: TokenBudget) -> None:
     """Write `budget` into the workers' cards as real engines do, and start the frontend again, which then reads it."""
     with deployment.etcd_client() as etcd:
@@ -67,9 +75,8 @@ def budget_of(deployment: Deployment) -> int:
     return min(budgets)
 
 
-def judge_refused(answers: dict[str, Answer], errors: ExpectedErrors, about: str) -> None:
+def judge_refused(answers: dict[str, Answer], budget: TokenBudget, about: str) -> None:
     """Raise FoundWrong where requests that are too long, by name, did not get the status and the words of the table."""
-    budget = errors.token_budget
     findings = Findings(
         f"{name}: {answer.describe()}"
         for name, answer in answers.items()
@@ -94,10 +101,10 @@ def judge_refused(answers: dict[str, Answer], errors: ExpectedErrors, about: str
     reason="A request whose prompt and limit to generate exceed the token budget together is served.",
 )
 def test_requests_beyond_the_token_budget_are_refused(
-    run: Run, deployment: Deployment, errors: ExpectedErrors, evidence: Evidence
+    run: Run, deployment: Deployment, budget: TokenBudget, evidence: Evidence
 ):
     """A request of exactly the token budget of the model's card is served; a longer one is refused."""
-    with of_known_budget(run, deployment, errors.token_budget) as (endpoint, limit):
+    with of_known_budget(run, deployment, budget) as (endpoint, limit):
         served = BOTH if limit <= MOST_SERVED_TOKENS else ()
         fits = [send(endpoint, ordinary_prompt(limit - 1), max_tokens=1) for send in served]
         chat = [{"role": "user", "content": "over and over " * limit}]
@@ -116,7 +123,7 @@ def test_requests_beyond_the_token_budget_are_refused(
     evidence.table("too long", ["request", "status", "answer"], rows)
     for answer in fits:
         assert answer.ok, f"a request of {limit} tokens, the whole budget, is not served: {answer.describe()}"
-    judge_refused(too_long, errors, f"requests beyond {limit} tokens")
+    judge_refused(too_long, budget, f"requests beyond {limit} tokens")
     assert good.ok, f"a good request after those that were too long fails: {good.describe()}"
 
 
@@ -126,10 +133,10 @@ def test_requests_beyond_the_token_budget_are_refused(
     by_hand="curl -i FRONTEND/v1/completions -d '{…, \"prompt\": [more than the context]}'",
 )
 @pytest.mark.needs("real_engine", role="worker")
-def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: InferenceEndpoint, errors: ExpectedErrors):
+def test_over_long_prompts_are_refused(deployment: Deployment, endpoint: InferenceEndpoint, budget: TokenBudget):
     """A prompt one token longer than the model's context is refused by the frontend, before a stream begins."""
     lengths = [worker.card["context_length"] for worker in deployment.registered_workers() if worker.card]
     if not lengths or not all(lengths):
         raise CouldNotLook(f"the model cards have the context lengths {lengths}: there is no one length to exceed")
     too_long = {send.__name__: send(endpoint, ordinary_prompt(max(lengths) + 1), max_tokens=1) for send in BOTH}
-    judge_refused(too_long, errors, f"the context has {max(lengths)} tokens, one more was sent")
+    judge_refused(too_long, budget, f"the context has {max(lengths)} tokens, one more was sent")

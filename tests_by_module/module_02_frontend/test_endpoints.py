@@ -66,6 +66,12 @@ def _ask(http: httpx.Client, endpoint: InferenceEndpoint, name: str, entry: dict
     by_hand="OpenAI(base_url='FRONTEND/v1', api_key='none').chat.completions.create(…)",
 )
 @pytest.mark.smoke
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=0.8.1,<1.1",
+    shows="Error code: 404",
+    reason="The frontend has no endpoint for one model, so that OpenAI's SDK cannot retrieve it.",
+)
 def test_openai_sdk_is_served(sdk: openai.OpenAI, deployment: Deployment, endpoint: InferenceEndpoint):
     """OpenAI's SDK lists the model and gets a chat, a completion and a response, each with text and usage."""
     listed = [model.id for model in sdk.models.list()]

@@ -13,28 +13,28 @@ from fixtures.clients.http import client
 from fixtures.clients.inference import InferenceEndpoint, complete
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
+from tests_by_module.module_02_frontend.bad_requests import for_version
 
 KNOWS_WITHIN_S = 10
+READINESS = "GET /v1/models/{model_id}/ready"  # in endpoints.yaml
 
 
 @check(
     "M02-26",
-    judged="instances of `/health` and count of `/v1/models/MODEL/ready` against etcd",
+    judged="instances of `/health` and count of `/v1/models/MODEL/ready`, where the version has it, against etcd",
     evidence="both answers",
     by_hand="curl FRONTEND/health; curl FRONTEND/v1/models/MODEL/ready",
     causes=[21, 26],
 )
 def test_health_names_who_is_registered(
-    deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence: Evidence
+    run: Run, deployment: Deployment, http: httpx.Client, endpoint: InferenceEndpoint, evidence: Evidence
 ):
     """/health lists exactly the registered workers, and the model's readiness counts the same number."""
+    tells_readiness = READINESS in for_version("endpoints.yaml", run.product_version())["endpoints"]
     workers = deployment.registered_workers()
     registered = {worker.instance_id for worker in deployment.registered_workers(every_model=True)}
-    health, ready = (
-        http.get(path).raise_for_status().json() for path in ("/health", f"/v1/models/{endpoint.model}/ready")
-    )
+    health = http.get("/health").raise_for_status().json()
     evidence.text("health", str(health))
-    evidence.text("readiness", str(ready))
     dialect = deployment.settings.dialect
     listed = {
         each["instance_id"]
@@ -43,6 +43,10 @@ def test_health_names_who_is_registered(
     }
     assert workers, "no worker is registered: nothing to compare"
     assert listed == registered, f"/health lists {sorted(listed)}, registered in etcd are {sorted(registered)}"
+    if not tells_readiness:
+        return
+    ready = http.get(f"/v1/models/{endpoint.model}/ready").raise_for_status().json()
+    evidence.text("readiness", str(ready))
     assert ready["ready"] is True, f"{len(workers)} workers are registered, and the readiness is {ready}"
     namespace = ready["namespaces"][deployment.settings.namespace]
     counted = sum(each["workers"] for each in namespace["worker_types"].values())

@@ -129,6 +129,12 @@ def test_restarted_frontend_serves_again(drained: Drained, measure: Measure):
     by_hand="kill -KILL the worker while curl -N reads a stream",
     causes=[29],
 )
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.0,<1.1",
+    shows="the stream ended without an error in it",
+    reason="A stream whose worker is killed breaks off without an error.",
+)
 def test_stream_whose_worker_dies_ends_in_an_error(run: Run, measure: Measure):
     """A stream whose worker is killed ends soon, with an error in it, and with no finish reason as if all were well."""
     with run.own_deployment("module_02.midstream") as deployment, Threads(1) as pool:

@@ -62,10 +62,11 @@ def test_generation_ends_at_the_limit(limit: str, endpoint: InferenceEndpoint):
 )
 @pytest.mark.known_defect(
     issue="dynamo, not reported",
-    versions=">=1.4,<1.6",
-    shows="Internal server error|Failed to fold completions stream|Service temporarily unavailable",
-    reason="Where a stop sequence ends a text of the mocker, the frontend takes it for a lost worker: HTTP 500, and "
-    "503 to what follows.",
+    versions=">=0.8.1,<1.6",
+    shows="Internal server error|Failed to fold completions stream|Service temporarily unavailable|"
+    r"ended without \[DONE\]|peer closed connection|Stream ended before generation completed",
+    reason="Where a stop sequence ends a text of the mocker, the frontend takes it for a lost worker: HTTP 500 or a "
+    "broken stream, and 500 or 503 to what follows.",
     engine="mocker",
 )
 @pytest.mark.usefixtures("served_again")
@@ -91,7 +92,7 @@ def test_stop_sequence_ends_the_text(streamed: bool, endpoint: InferenceEndpoint
 )
 @pytest.mark.known_defect(
     issue="dynamo, not reported",
-    versions=">=1.4,<1.6",
+    versions=">=1.0,<1.6",
     shows="HTTP 500, Failed to generate completions",
     reason="More than four stop sequences are answered with 500 instead of 400.",
 )
@@ -119,6 +120,12 @@ def test_earliest_of_several_stop_sequences_ends_the_text(endpoint: InferenceEnd
     "M02-10",
     judged="three prompts in one completion: three choices, usage over all",
     by_hand='curl FRONTEND/v1/completions -d \'{…, "prompt": ["a", "b", "c"]}\'',
+)
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=0.8.1,<1.3",
+    shows="usage reports 4 completion tokens, three prompts of 4 were asked for|instance_id=[0-9]+ not found",
+    reason="The usage of a completion of several prompts counts the answer to one of them; after M02-09 it is refused.",
 )
 def test_each_prompt_of_a_request_gets_its_choice(endpoint: InferenceEndpoint):
     """A completion of three prompts has three choices with text, and usage over all of them."""
@@ -210,7 +217,7 @@ def test_usage_is_the_tokenizers(streamed: bool, deployment: Deployment, endpoin
 )
 @pytest.mark.known_defect(
     issue="dynamo, not reported",
-    versions=">=1.3,<1.7",
+    versions=">=1.1,<1.7",
     shows="usage reports [0-9]+ prompt tokens, the tokenizer counts",
     reason="The frontend takes the character 0 out of prompts, so that the model gets another text.",
 )

@@ -20,7 +20,7 @@ MAX_TOKENS = 12
 LONG_TOKENS = 100
 ROLE_IN_EACH = pytest.mark.known_defect(
     issue="dynamo, not reported",
-    versions=">=1.2,<1.5",
+    versions=">=0.8.1,<1.5",
     shows="the role is not in the first chunk alone",
     reason="Every chunk of a chat has the role, and not the first alone.",
 )

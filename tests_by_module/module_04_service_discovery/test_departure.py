@@ -30,6 +30,12 @@ REQUESTS_AT_ONCE = 8
     by_hand="etcdctl watch --prefix v1/",
     causes=[21],
 )
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=0.8.1,<1.4",
+    shows="or in one revision as by an expired lease",
+    reason="After SIGTERM a worker's instance and its model card go in one revision, as by an expired lease.",
+)
 def test_events_come_in_order(departure_by_sigterm: tuple[Departure, int | None], evidence: Evidence):
     """A model card is written before its instance and deleted after it."""
     departure, _ = departure_by_sigterm

@@ -118,7 +118,7 @@ def default_lease(run: Run) -> Iterator[ManagedDeployment]:
 )
 @pytest.mark.known_defect(
     issue="dynamo#3493",
-    versions=">=1.0,<1.7",
+    versions=">=0.8.1,<1.7",
     shows=r"these have ended: \['default-lease-frontend",
     reason="A frontend ends after a 2 s loss of etcd with the default lease of 10 s. A lease of 26 s "
     "(ETCD_LEASE_TTL) outlasts it.",

@@ -262,6 +262,13 @@ def test_the_same_prefix_has_the_same_hashes_on_two_workers(of_both: OfBoth, evi
     causes=[7, 21],
 )
 @pytest.mark.needs("managed", why="settings")
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=1.3,<1.4",
+    shows="most_blocks_held_by_events = 56 blocks",
+    reason="By its events a mocker whose cache has 48 blocks holds 56.",
+    engine="mocker",
+)
 def test_what_a_full_cache_drops_is_published_as_removed(small_caches: SmallCaches, measure: Measure):
     """A worker whose cache is full publishes the blocks that it drops, and never holds more than fits."""
     _, _, events, _ = small_caches

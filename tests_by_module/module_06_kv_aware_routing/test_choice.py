@@ -131,6 +131,12 @@ def test_hot_prefix_spills_over(deployment: Deployment, traces: Traces, measure:
     by_hand="send a prompt, then again with nvext.cache_salt: kv_hit_rate is 0",
     causes=[6],
 )
+@pytest.mark.known_defect(
+    issue="dynamo, not reported",
+    versions=">=0.8.1,<1.4",
+    shows="prompts with a cache salt are predicted to hit the cache of another",
+    reason="The router does not heed the cache salt of a request.",
+)
 def test_salted_prompts_are_not_predicted_to_hit(deployment: Deployment, traces: Traces):
     """The router keeps prompts with different cache salts separate; without a salt they hit."""
     size = traces.block_size
