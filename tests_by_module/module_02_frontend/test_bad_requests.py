@@ -101,7 +101,7 @@ def test_wrong_requests_are_refused_as_known(
     issue="dynamo, not reported",
     versions=">=0.8.1,<1.3",
     shows="no JSON: Failed to parse the request body as JSON",
-    reason="A body that is no JSON is refused in plain text.",
+    reason="A body that is not JSON is refused in plain text.",
 )
 def test_errors_have_one_form(sent: BadRequestsSent, errors: ExpectedErrors):
     """Every error body is JSON with this version's fields, and its code equals the HTTP status."""
