@@ -103,7 +103,7 @@ class CounterOfTheFrontendFalls(CorruptingProxy):
 
 
 class RequestsSlower(CorruptingProxy):
-    """A proxy in front of the frontend holds each request for a millisecond longer than the one before."""
+    """A proxy in front of the frontend holds each request longer than the one before, up to half a second."""
 
     catches = {"M00-20": "times as long"}
     requests = 0
@@ -111,7 +111,8 @@ class RequestsSlower(CorruptingProxy):
     async def received(self, request: web.Request) -> bytes:
         if request.path in COMPLETIONS:
             self.requests += 1
-            await asyncio.sleep(0.001 * self.requests)
+            # by the square: a busy machine may make the first requests as slow as a little more each time would the last
+            await asyncio.sleep(min(0.00005 * self.requests**2, 0.5))
         return await request.read()
 
 

@@ -24,10 +24,10 @@ signal.pause()
 
 
 class OneWorkerIsSlow(SettingsPlant):
-    """One of the workers computes at 0.8 of the speed of the other."""
+    """One of the workers computes at 0.7 of the speed of the other."""
 
     catches = {"M03-34": "between tokens (one at a time)"}
-    last_worker = {"worker_args": ("--speedup-ratio", "0.8")}
+    last_worker = {"worker_args": ("--speedup-ratio", "0.7")}
 
 
 class OneWorkerIsHeldUp(HeldUp):
