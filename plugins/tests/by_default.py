@@ -35,6 +35,7 @@ cd "$FOLDER" && export HOME="$FOLDER" HF_HUB_OFFLINE=1 PATH="$(dirname "$PYTHON"
 until (exec 3<> /dev/tcp/127.0.0.1/2379) 2> /dev/null; do sleep 0.1; done
 """
 START = """
+export TMPDIR="$FOLDER"
 python -m dynamo.frontend > frontend.log 2>&1 &
 python -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-1.log 2>&1 &
 python -m dynamo.mocker --model-path "$MODEL" --model-name tiny-qwen3 > worker-2.log 2>&1 &
