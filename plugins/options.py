@@ -284,11 +284,15 @@ def thresholds_of(
     files.append((inventory.path.with_name(f"{inventory.path.stem}.thresholds.yaml"), {check.id for check in known}))
     try:
         for path, may_name in [each for each in files if each[0].is_file()]:
+            of_suite = {check.id for check in known if may_name and check.module != (site and site.module)}
             for check_id, names in load_thresholds(path).items():
                 if may_name is not None and check_id not in may_name:
                     there = ", ".join(sorted(may_name)) or "none"
                     raise ThresholdError(f"{path}: there is no check {check_id}; known are {there}{OF_A_SITE}")
                 for name, bound in names.items():
+                    if check_id in of_suite and name not in (measured := merged.get(check_id, {})):
+                        there = ", ".join(measured) or "nothing"
+                        raise ThresholdError(f"{path}: {check_id} does not measure {name!r}; it measures {there}")
                     if bound.engine not in (None, *get_args(Engine)):
                         known_engines = ", ".join(get_args(Engine))
                         raise ThresholdError(f"{path}: {check_id}: {name}: engine is one of {known_engines}")

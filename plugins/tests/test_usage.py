@@ -49,6 +49,8 @@ def test_wrong_thresholds(green, thresholds, message):
 def test_a_site_override_for_a_check_that_does_not_exist(green):
     green.write("inventory/local.thresholds.yaml", "M00-77:\n  x_s: {max: 5, unit: s, source: a}\n")
     assert "there is no check M00-77" in refused(green)
+    green.write("inventory/local.thresholds.yaml", "M00-01:\n  y_s: {max: 5, unit: s, source: a}\n")
+    assert "M00-01 does not measure 'y_s'; it measures nothing" in refused(green)
 
 
 WRONG_MARKS = """

@@ -111,7 +111,7 @@ class RequestsSlower(CorruptingProxy):
     async def received(self, request: web.Request) -> bytes:
         if request.path in COMPLETIONS:
             self.requests += 1
-            # by the square: a busy machine may make the first requests as slow as a little more each time would the last
+            # by the square: on a busy machine the first requests are as slow as a little more each time makes the last
             await asyncio.sleep(min(0.00005 * self.requests**2, 0.5))
         return await request.read()
 

@@ -11,6 +11,8 @@ from fixtures.basics.errors import BringUpFailed, NotMeasured
 from fixtures.benchmark.knee import Knee, Loaded, knee
 from fixtures.benchmark.sending import Sender, Sent
 from fixtures.benchmark.sizes import Sizes, sizes_of
+from fixtures.benchmark.slo import named
+from fixtures.cluster.inventory.model import Inventory
 from fixtures.load.point import Point
 from fixtures.load.refused import by_idle_workers
 from fixtures.load.workloads import Part, Workload
@@ -20,6 +22,7 @@ from tests_by_module.module_12_benchmarking.loads import (
     OVERLOAD,
     RATES,
     RECOVERS_AT,
+    TAILS_UP_TO,
     Arriving,
     Loads,
     overload_per_s,
@@ -112,12 +115,18 @@ def found_knee(sweep: Sequence[Sent]) -> Knee:
 
 
 @pytest.fixture(scope="package")
-def arriving(seed: int, sweep: Sequence[Sent], found_knee: Knee, loads: Loads, sizes: Sizes) -> Arriving:
+def arriving(
+    seed: int, inventory: Inventory, sweep: Sequence[Sent], found_knee: Knee, loads: Loads, sizes: Sizes
+) -> Arriving:
     """An open loop at each percentage of the knee's rate, and beyond what can be served."""
+    level = inventory.cluster.dynamo_slo
+    judged = named(level, inventory.path).fewest if level else 0
 
     def at(percent: int, name: str, number: int) -> Sent:
         rate_per_s = found_knee.at.requests_per_s * percent / 100
         count = round(sizes.requests * min(1, percent / RECOVERS_AT))  # at less than that no longer than at that
+        if percent == TAILS_UP_TO:
+            count = max(count, judged)
         return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number, count))
 
     by_percent = {each: at(each, f"{each} % of the knee", number) for number, each in enumerate(RATES)}

@@ -3,17 +3,18 @@
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.errors import NotOffered
+from fixtures.basics.errors import NotMeasured, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.basics.percentiles import LEAST_N
+from fixtures.basics.percentiles import LEAST_N, percentile
 from fixtures.benchmark.accounts import less_exact, wrong_with_each
 from fixtures.benchmark.chart import distributions
 from fixtures.benchmark.knee import Knee
 from fixtures.benchmark.sending import mean
 from fixtures.benchmark.slo import named, profiles
 from fixtures.cluster.inventory.model import Inventory
+from fixtures.load.formulas import values
 from fixtures.product.deployments.deployment import Deployment
 from tests_by_module.module_12_benchmarking.loads import RECOVERS_AT, TAILS_UP_TO, Arriving
 
@@ -63,9 +64,9 @@ def test_tails_are_measured_below_the_knee(
     measure("ttft_ms_p95", at.tail(TTFT, 95), n=count, of=of)
     measure("latency_ms_p95", at.tail(LATENCY, 95), n=count, of=of)
     measure("itl_ms_mean", mean(at.itl_ms), n=count, of=of)
-    if count >= LEAST_N[99]:
-        measure("ttft_ms_p99", at.tail(TTFT, 99), n=count, of=of)
-        measure("latency_ms_p99", at.tail(LATENCY, 99), n=count, of=of)
+    for name, figure in (("ttft_ms_p99", TTFT), ("latency_ms_p99", LATENCY)):
+        if count >= LEAST_N[99] or measure.is_bounded(name):
+            measure(name, percentile(values(at.requests, figure), 99), n=count, of=of)
     wrong.judge()
     measure.judge()
 
@@ -115,6 +116,8 @@ def test_goodput_keeps_the_service_level(
         raise NotOffered("dynamo_slo is not set: goodput is reported for each level, and none is judged")
     Findings(arriving.unsteady).judge()
     slo, at = named(chosen, inventory.path), loads[TAILS_UP_TO]
+    if len(at.requests) < slo.fewest:
+        raise NotMeasured(f"a level of {slo.percent:g} % takes {slo.fewest} requests, and {len(at.requests)} were sent")
     goodput = slo.goodput_percent(at.requests)
     measure("goodput_percent", goodput, n=len(at.requests))
     measure("goodput_beyond_asked", None if goodput is None else goodput - slo.percent, n=len(at.requests))
