@@ -64,9 +64,10 @@ def test_tails_are_measured_below_the_knee(
     measure("ttft_ms_p95", at.tail(TTFT, 95), n=count, of=of)
     measure("latency_ms_p95", at.tail(LATENCY, 95), n=count, of=of)
     measure("itl_ms_mean", mean(at.itl_ms), n=count, of=of)
-    for name, figure in (("ttft_ms_p99", TTFT), ("latency_ms_p99", LATENCY)):
-        if count >= LEAST_N[99] or measure.is_bounded(name):
-            measure(name, percentile(values(at.requests, figure), 99), n=count, of=of)
+    if count >= LEAST_N[99] or measure.is_bounded("ttft_ms_p99"):
+        measure("ttft_ms_p99", percentile(values(at.requests, TTFT), 99), n=count, of=of)
+    if count >= LEAST_N[99] or measure.is_bounded("latency_ms_p99"):
+        measure("latency_ms_p99", percentile(values(at.requests, LATENCY), 99), n=count, of=of)
     wrong.judge()
     measure.judge()
 
