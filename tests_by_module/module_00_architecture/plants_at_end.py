@@ -103,7 +103,7 @@ class CounterOfTheFrontendFalls(CorruptingProxy):
 
 
 class RequestsSlower(CorruptingProxy):
-    """A proxy in front of the frontend holds each request longer than the one before, up to half a second."""
+    """A proxy in front of the frontend holds each request longer than the one before, up to 0.3 s."""
 
     catches = {"M00-20": "times as long"}
     requests = 0
@@ -112,7 +112,7 @@ class RequestsSlower(CorruptingProxy):
         if request.path in COMPLETIONS:
             self.requests += 1
             # by the square: on a busy machine the first requests are as slow as a little more each time makes the last
-            await asyncio.sleep(min(0.00005 * self.requests**2, 0.5))
+            await asyncio.sleep(min(0.00005 * self.requests**2, 0.3))
         return await request.read()
 
 
