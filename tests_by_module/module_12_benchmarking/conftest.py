@@ -133,6 +133,6 @@ def arriving(
     overload, most_per_s = by_percent[RATES[-1]], max(each.requests_per_s for each in sweep)
     if rate_per_s := overload_per_s(overload.plan.rate_per_s or 0.0, most_per_s):
         plan = sizes.arriving(rate_per_s, seed + 100 + len(RATES) + 1)
-        overload = loads.send(f"{100 * OVERLOAD:g} % of the most that was served", plan)
+        overload = loads.send(f"{100 * OVERLOAD:g} % of the most served", plan)
     recovered = at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES))
     return Arriving(by_percent, overload, recovered, found_knee.at.concurrency)

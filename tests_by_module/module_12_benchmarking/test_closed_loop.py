@@ -73,6 +73,7 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
         "tokens/s of a user (p50)": of_a_user,
         "TTFT, ms": lambda it: mean(it.ttft_ms),
         "ITL, ms": lambda it: mean(it.itl_ms),
+        "latency mean, ms": lambda it: mean(it.latency_ms),
         "latency p95, ms": lambda it: it.tail(LATENCY, 95) or "too few",
     }
     evidence.table("sweep", [*columns], [[of(each) for of in columns.values()] for each in sweep])
