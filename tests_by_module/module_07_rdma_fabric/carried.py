@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from fixtures.cluster.probes.traffic import rounds
-from fixtures.fabric.counters import Grown
+from fixtures.fabric.counters import Grown, Kind
 from fixtures.fabric.load import Load, Result, Test
 from fixtures.fabric.perftest import Refused, Tool
 from fixtures.fabric.ports import HcaPort, links
@@ -60,9 +60,15 @@ class Alone(Carried):
     rates: dict[Way, float] = field(default_factory=dict)
 
     @property
-    def clean(self) -> bool:
-        """No port counted an error or a loss."""
-        return not any(each.of_kind(kind) for each in self.grown for kind in ("errors", "lost"))
+    def clean(self) -> bool | None:
+        """No port counted an error or a loss; None where not every port of these ways counts both."""
+        kinds: set[Kind] = {"errors", "lost"}
+        if any(each.of_kind(kind) for each in self.grown for kind in kinds):
+            return False
+        ports = {way.source for way in self.rates}
+        of = {each.node: each for each in self.grown}
+        unknown = [port for port in ports if port.node not in of or kinds & {*of[port.node].uncounted(port)}]
+        return None if unknown else True
 
     def against_capacity(self) -> list[Rate]:
         return [Rate(way, rate, capacity([way])) for way, rate in self.rates.items()]
