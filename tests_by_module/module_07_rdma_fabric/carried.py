@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from fixtures.cluster.probes.traffic import rounds
 from fixtures.fabric.counters import Grown, Kind
 from fixtures.fabric.load import Load, Result, Test
-from fixtures.fabric.perftest import Refused, Tool
+from fixtures.fabric.perftest import ALL_SIZES, Bandwidth, Refused, Tool
 from fixtures.fabric.ports import HcaPort, links
 from fixtures.fabric.rates import Rate, Way
 from fixtures.kv.floor import Link, rdma_link
@@ -18,6 +17,7 @@ SIZE = 65536  # perftest's own, and that of published figures
 FIRST, LEAST = 200, 5  # iterations: of the first look at a link (13 MB), and the fewest that perftest takes
 LASTS_S = 1.0  # of one test: a hundred times what a link of 200 Gb/s needs for the first look
 TOGETHER_S = 2.0  # of tests that must overlap: they start within some 0.1 s
+SIZES_S = 2.0  # of all sizes
 
 Ports = Mapping[str, Sequence[HcaPort]]
 
@@ -34,29 +34,33 @@ class Spent:
 class Carried:
     """A load: why ways carried nothing, what each way sent, and what the nodes counted during all of it."""
 
-    during: ClassVar[str]
+    during: str
     refused: dict[Way, Refused] = field(default_factory=dict)
     sent_bytes: dict[Way, int] = field(default_factory=dict)
     grown: list[Grown] = field(default_factory=list)
 
-    def sent(self, result: Result) -> float | None:
-        """The rate of a test in Gb/s, whose bytes are counted here; None where it is refused, which is kept, too."""
+    def rows(self, result: Result) -> list[Bandwidth]:
+        """What a test says, whose bytes are counted here; empty where it is refused, which is kept, too."""
         way = result.test.way
         try:
-            (row,) = result.bandwidths()
+            found = result.bandwidths()
         except Refused as why:
             self.refused[way] = why
-            return None
+            return []
         for each in (way, way.back) if result.test.both_ways else (way,):
-            self.sent_bytes[each] = self.sent_bytes.get(each, 0) + row.size * row.iterations
-        return row.gbit_per_s
+            self.sent_bytes[each] = self.sent_bytes.get(each, 0) + sum(row.size * row.iterations for row in found)
+        return found
+
+    def rate(self, result: Result) -> float | None:
+        """The rate in Gb/s of a test of one size."""
+        return next((row.gbit_per_s for row in self.rows(result)), None)
 
 
 @dataclass
 class Alone(Carried):
     """Each way by itself: its rate in Gb/s."""
 
-    during = "each way alone"
+    during: str = field(default="each way alone", kw_only=True)
     rates: dict[Way, float] = field(default_factory=dict)
 
     @property
@@ -78,7 +82,7 @@ class Alone(Carried):
 class BothWays(Carried):
     """Each rail by itself, in both directions at once: its rates added up, by one of its ways."""
 
-    during = "both directions of a rail"
+    during: str = field(default="both directions of a rail", kw_only=True)
     rates: dict[Way, float] = field(default_factory=dict)
 
 
@@ -86,9 +90,17 @@ class BothWays(Carried):
 class Together(Carried):
     """All rails of two nodes at once: the rates of a direction, by (from, to) node; `both`: of both at once."""
 
-    during = "all rails at once"
+    during: str = field(default="all rails at once", kw_only=True)
     rates: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
     both: dict[tuple[str, str], dict[Way, float]] = field(default_factory=dict)
+
+
+@dataclass
+class OfSizes(Carried):
+    """Each way by itself: a row for each size of message."""
+
+    during: str = field(default="all sizes", kw_only=True)
+    by_way: dict[Way, list[Bandwidth]] = field(default_factory=dict)
 
 
 def capacity(ways: Sequence[Way], carried: Mapping[Way, float] | None = None) -> float | None:
@@ -140,7 +152,7 @@ def each_alone(load: Load, ports: Ports) -> Alone:
 
 def _measure(load: Load, tests: Sequence[Test], found: Alone) -> None:
     for result in load.run(tests):
-        if (rate := found.sent(result)) is None:
+        if (rate := found.rate(result)) is None:
             found.rates.pop(result.test.way, None)
         else:
             found.rates[result.test.way] = rate
@@ -156,14 +168,29 @@ def lasting(tool: Tool, way: Way, gbit_per_s: float, seconds: float, sizes: tupl
     return Test(tool, way, iterations, sizes, max(seconds, iterations * sum(sizes) * 8e-9 / gbit_per_s))
 
 
-def at_their_rate(load: Load, tools: Iterable[Tool], alone: Alone, ports: Ports) -> list[Result]:
-    """One test of each tool on each way, as long as a write was measured to need."""
-    return [
-        result
-        for tool in tools
-        for ways in turns(ports)
-        for result in load.run([lasting(tool, way, alone.rates[way], LASTS_S) for way in ways])
-    ]
+def each_alone_by(tool: Tool, load: Load, ports: Ports, alone: Alone) -> Alone:
+    """What another tool carries, as long as a write was measured to need."""
+    found = Alone(during=f"{tool}, each way alone")
+
+    def all_turns() -> None:
+        for ways in turns(ports):
+            _measure(load, [lasting(tool, way, alone.rates[way], LASTS_S) for way in ways], found)
+
+    _, found.grown = load.counting(all_turns)
+    return found
+
+
+def of_sizes(load: Load, ports: Ports, alone: Alone) -> OfSizes:
+    found = OfSizes()
+
+    def all_turns() -> None:
+        for ways in turns(ports):
+            for result in load.run([lasting("ib_write_bw", way, alone.rates[way], SIZES_S, ALL_SIZES) for way in ways]):
+                if rows := found.rows(result):
+                    found.by_way[result.test.way] = rows
+
+    _, found.grown = load.counting(all_turns)
+    return found
 
 
 def both_ways(load: Load, ports: Ports, alone: Alone) -> BothWays:
@@ -173,24 +200,27 @@ def both_ways(load: Load, ports: Ports, alone: Alone) -> BothWays:
         for ways in list(turns(ports))[::2]:
             tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
             for result in load.run([replace(test, both_ways=True) for test in tests]):
-                if (rate := found.sent(result)) is not None:
+                if (rate := found.rate(result)) is not None:
                     found.rates[result.test.way] = rate
 
     _, found.grown = load.counting(all_rails)
     return found
 
 
-def together(load: Load, ports: Ports, alone: Alone) -> Together:
-    found = Together()
+def together(
+    load: Load, ports: Ports, alone: Alone, tool: Tool = "ib_write_bw", seconds: float = TOGETHER_S
+) -> Together:
+    """By a tool that carried `alone` what is said there, for about so many seconds."""
+    found = Together() if tool == "ib_write_bw" else Together(during=f"{tool}, all rails at once")
 
     def all_pairs() -> None:
         for pairs in rounds(list(ports)):
             there = [Way(*link) for one, other in pairs for link in links(ports[one], ports[other])]
             back = [way.back for way in there]
             for ways, rates in ((there, found.rates), (back, found.rates), (there + back, found.both)):
-                tests = [lasting("ib_write_bw", way, alone.rates[way], TOGETHER_S) for way in ways]
+                tests = [lasting(tool, way, alone.rates[way], seconds) for way in ways]
                 for result in load.run(tests, share_a_link=True):
-                    if (rate := found.sent(result)) is not None:
+                    if (rate := found.rate(result)) is not None:
                         way = result.test.way
                         one, other = way.source.node, way.target.node
                         ends = (min(one, other), max(one, other)) if rates is found.both else (one, other)

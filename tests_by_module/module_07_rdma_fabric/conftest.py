@@ -15,22 +15,28 @@ from fixtures.fabric.collectives import ByPairs, Collected, Rank, backend_of, co
 from fixtures.fabric.judged import absent_or_down, held_back, wrong_addresses, wrong_gids
 from fixtures.fabric.kept import Kept, look_at_files
 from fixtures.fabric.load import Load
+from fixtures.fabric.perftest import Tool
 from fixtures.fabric.ports import HcaPort, Seen, links, look
 from fixtures.on_nodes.fabric import TOOLS
 from fixtures.run import Run
 from tests_by_module.module_07_rdma_fabric.carried import (
+    LASTS_S,
     Alone,
     BothWays,
     Carried,
+    OfSizes,
     Spent,
     Together,
     both_ways,
     each_alone,
+    each_alone_by,
+    of_sizes,
     together,
 )
 
 # the checks that own what others stand on
-PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK, WRITES_CHECK = "M07-01", "M07-06", "M07-07", "M07-11", "M07-14"
+PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK = "M07-01", "M07-06", "M07-07", "M07-11"
+WRITES_CHECK, READS_CHECK = "M07-14", "M07-15"
 # the largest message twice over at each end, and room for its queues
 PERFTEST_LOCKS_BYTES = 64 << 20
 
@@ -131,6 +137,19 @@ def sound(alone: Alone) -> Alone:
 
 
 @pytest.fixture(scope="package")
+def by_others(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> dict[Tool, Alone]:
+    """What reads and sends carried each way over each rail, with nothing else on it."""
+    tools: tuple[Tool, ...] = ("ib_read_bw", "ib_send_bw")
+    return {tool: each_alone_by(tool, load, ports, sound) for tool in tools}
+
+
+@pytest.fixture(scope="package")
+def by_size(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> OfSizes:
+    """What messages of each size carried each way over each rail, with nothing else on it."""
+    return of_sizes(load, ports, sound)
+
+
+@pytest.fixture(scope="package")
 def in_both(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> BothWays:
     """What each rail carried in both directions at once, with nothing else on it."""
     return both_ways(load, ports, sound)
@@ -143,10 +162,22 @@ def at_once(load: Load, ports: dict[str, list[HcaPort]], sound: Alone) -> Togeth
 
 
 @pytest.fixture(scope="package")
+def reads_at_once(load: Load, ports: dict[str, list[HcaPort]], by_others: dict[Tool, Alone]) -> Together:
+    """What all rails carried at once by reads. BringUpFailed where one carried no read alone."""
+    reads = by_others["ib_read_bw"]
+    if reads.refused:
+        raise BringUpFailed(READS_CHECK, *map(str, reads.refused.values()))
+    return together(load, ports, reads, "ib_read_bw", LASTS_S)
+
+
+@pytest.fixture(scope="package")
 def loads(alone: Alone, request: pytest.FixtureRequest) -> list[Carried]:
-    """All loads during which the nodes counted; each way alone only, where one carried nothing."""
-    others: list[Carried] = [] if alone.refused else [request.getfixturevalue(name) for name in ("in_both", "at_once")]
-    return [alone, *others]
+    """All loads during which the nodes counted; those alone only, where a way carried nothing."""
+    if alone.refused:
+        return [alone]
+    by_others: dict[Tool, Alone] = request.getfixturevalue("by_others")
+    names = ["in_both", "at_once", "by_size", *([] if by_others["ib_read_bw"].refused else ["reads_at_once"])]
+    return [alone, *by_others.values(), *(request.getfixturevalue(name) for name in names)]
 
 
 @pytest.fixture(scope="package")

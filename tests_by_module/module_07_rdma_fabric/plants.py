@@ -339,4 +339,5 @@ NOT_PLANTED = {
     "M07-10": "No InfiniBand was ever there; its judge is tested on made-up facts (fixtures/tests/test_fabric.py).",
     "M07-16": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
     "M07-17": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
+    "M07-24": "Soft devices share the machine's processors, so at once they are slower on a sound link, too.",
 }

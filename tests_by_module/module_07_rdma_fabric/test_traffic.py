@@ -1,6 +1,7 @@
 """What the links carry: measured by perftest, each device alone, both directions at once, and all devices at once."""
 
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -9,23 +10,23 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.measurement import out_of_bounds
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import interface_of
 from fixtures.fabric.counters import NEEDED, WORDS, Grown, Kind, silent_cables
 from fixtures.fabric.load import Load, Test
-from fixtures.fabric.perftest import ALL_SIZES, Refused, Tool
+from fixtures.fabric.perftest import Refused, Tool
 from fixtures.fabric.ports import HcaPort, Seen
-from fixtures.fabric.rates import Way, common, of_the_best, of_way_back, sentence
+from fixtures.fabric.rates import Way, common, of_the_best, of_way_back, sentence, slow_at_once, slow_ways
 from fixtures.on_nodes.fabric import TOOLS
 from tests_by_module.module_07_rdma_fabric.carried import (
     Alone,
     BothWays,
     Carried,
+    OfSizes,
     Spent,
     Together,
-    at_their_rate,
     capacity,
-    lasting,
     turns,
 )
 
@@ -63,13 +64,7 @@ def test_each_rail_alone_carries_what_it_should(alone: Alone, rails: Rails, meas
         (measure("least_of_way_back", _least(back), n=len(back)), back),
         (measure("least_of_best_rail", _least(best), n=len(best)), best),
     ]
-    slow = {
-        way
-        for measured, values in judged
-        if measured.judgement == "fail" and measured.threshold
-        for way, value in values.items()
-        if value < (measured.threshold.min or 0.0)
-    }
+    slow = {way for measured, values in judged for way in out_of_bounds(measured, values)}
     wrong, top = Findings(map(str, alone.refused.values())), max(alone.rates.values(), default=0.0)
     wrong.extend(sentence(each, top, clean=alone.clean) for each in rates if each.way in slow)
     every = [way for one, other in rails for way in (Way(one, other), Way(other, one))]
@@ -79,9 +74,13 @@ def test_each_rail_alone_carries_what_it_should(alone: Alone, rails: Rails, meas
     measure.judge()
 
 
-def _least(values: dict[Way, float]) -> float | None:
+def _least(values: Mapping[Way, float]) -> float | None:
     """None where nothing was measured."""
     return min(values.values(), default=None)
+
+
+def _most(values: Mapping[Way, float]) -> float | None:
+    return max(values.values(), default=None)
 
 
 @check(
@@ -91,26 +90,23 @@ def _least(values: dict[Way, float]) -> float | None:
     by_hand="ib_read_bw and ib_send_bw as ib_write_bw",
 )
 def test_reads_and_sends_keep_up_with_writes(
-    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
+    by_others: dict[Tool, Alone], sound: Alone, measure: Measure, evidence: Evidence
 ):
     """Reads and sends carry about as much as writes, on each way."""
-    tools: tuple[Tool, ...] = ("ib_read_bw", "ib_send_bw")
-    wrong, rows = Findings(), []
-    shares: dict[str, list[float]] = {tool: [] for tool in tools}
-    for result in at_their_rate(load, tools, sound, ports):
-        test = result.test
-        try:
-            (row,) = result.bandwidths()
-        except Refused as why:
-            wrong.add(str(why))
-            continue
-        shares[test.tool].append(row.gbit_per_s / sound.rates[test.way])
-        rows.append([test.tool, str(test.way.source), str(test.way.target), row.gbit_per_s, shares[test.tool][-1]])
+    rates = [(tool, way, rate) for tool, of in by_others.items() for way, rate in of.rates.items()]
+    rows = [[tool, str(way.source), str(way.target), rate, rate / sound.rates[way]] for tool, way, rate in rates]
     evidence.table("reads and sends", ["tool", *ROWS, "of writes"], rows)
-    if shares["ib_read_bw"]:
-        measure("least_read_of_write", min(shares["ib_read_bw"]), n=len(shares["ib_read_bw"]))
-    if shares["ib_send_bw"]:
-        measure("least_send_of_write", min(shares["ib_send_bw"]), n=len(shares["ib_send_bw"]))
+    reads, sends = (
+        {way: rate / sound.rates[way] for way, rate in by_others[tool].rates.items()}
+        for tool in ("ib_read_bw", "ib_send_bw")
+    )
+    judged = [
+        (measure("least_read_of_write", _least(reads), n=len(reads)), reads),
+        (measure("least_send_of_write", _least(sends), n=len(sends)), sends),
+    ]
+    refused = [each for of in by_others.values() for each in of.refused.items()]
+    wrong = Findings(str(why) for _, why in refused)
+    wrong.extend(slow_ways(judged, [way for way, _ in refused]))
     wrong.judge()
     measure.judge()
 
@@ -128,8 +124,11 @@ def test_both_directions_at_once_do_not_slow_each_other(
     shares = {way: rate / (sound.rates[way] + sound.rates[way.back]) for way, rate in in_both.rates.items()}
     rows = [[str(way.source), str(way.target), rate, shares[way]] for way, rate in in_both.rates.items()]
     evidence.table("both directions at once", ["one end", "the other", "Gb/s, both added", "of alone"], rows)
-    Findings(map(str, in_both.refused.values())).judge()
-    measure("least_of_alone", min(shares.values()), n=len(shares))
+    least = measure("least_of_alone", _least(shares), n=len(shares))
+    of_rails = {each: share for way, share in shares.items() for each in (way, way.back)}
+    wrong = Findings(map(str, in_both.refused.values()))
+    wrong.extend(slow_ways([(least, of_rails)], [each for way in in_both.refused for each in (way, way.back)]))
+    wrong.judge()
     measure.judge()
 
 
@@ -156,16 +155,41 @@ def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence:
         shares[ends] = sums[ends] / allowed
     both = {(one, other): sum(rates.values()) for (one, other), rates in at_once.both.items()}
     of_each = {(one, other): rate / (sums[one, other] + sums[other, one]) for (one, other), rate in both.items()}
-    slowest = min(sums, key=lambda ends: sums[ends])
     measure("least_both_ways_gbit_per_s", min(both.values()), n=len(both))
-    measure("least_both_ways_of_each", min(of_each.values()), n=len(of_each))
-    measured = [
-        measure("least_sum_gbit_per_s", sums[slowest], n=len(sums)),
-        measure("least_sum_of_capacity", min(shares.values()), n=len(shares)),
-    ]
-    if any(each.judgement == "fail" for each in measured):
-        parts = ", ".join(f"{rate:.3g} by {way.source.device_name}" for way, rate in at_once.rates[slowest].items())
-        Findings([f"{slowest[0]} to {slowest[1]}: all rails at once carry {sums[slowest]:.3g} Gb/s ({parts})"]).judge()
+    of_both = measure("least_both_ways_of_each", min(of_each.values()), n=len(of_each))
+    of_sums = measure("least_sum_gbit_per_s", min(sums.values()), n=len(sums))
+    of_capacity = measure("least_sum_of_capacity", min(shares.values()), n=len(shares))
+    wrong = Findings(slow_at_once([(of_sums, sums), (of_capacity, shares)], at_once.rates))
+    wrong.extend(slow_at_once([(of_both, of_each)], at_once.both))
+    wrong.judge()
+    measure.judge()
+
+
+@check(
+    "M07-24",
+    judged="ib_read_bw over all rails of two nodes at once, one direction after the other, then both: the sums, "
+    "against those of ib_write_bw of M07-17",
+    evidence="measurements, table of ways",
+    by_hand="one ib_read_bw for each device at once, and the sum of their averages",
+)
+def test_reads_over_all_rails_at_once_keep_up_with_writes(
+    reads_at_once: Together, at_once: Together, measure: Measure, evidence: Evidence
+):
+    """Reads over all rails at once, which is how KV is fetched, carry about as much as writes."""
+    reads, of_both = reads_at_once.rates, reads_at_once.both
+    ways = [each for by_ends in (reads, of_both) for rates in by_ends.values() for each in rates.items()]
+    evidence.table("reads", ROWS, [[str(way.source), str(way.target), rate] for way, rate in ways])
+    Findings(map(str, [*reads_at_once.refused.values(), *at_once.refused.values()])).judge()
+    measure("least_sum_gbit_per_s", min(sum(rates.values()) for rates in reads.values()), n=len(reads))
+    shares, in_both = (
+        {ends: sum(rates.values()) / sum(writes[ends].values()) for ends, rates in by_ends.items()}
+        for by_ends, writes in ((reads, at_once.rates), (of_both, at_once.both))
+    )
+    least = measure("least_of_writes", min(shares.values()), n=len(shares))
+    least_both = measure("least_both_ways_of_writes", min(in_both.values()), n=len(in_both))
+    wrong = Findings(slow_at_once([(least, shares)], reads))
+    wrong.extend(slow_at_once([(least_both, in_both)], of_both))
+    wrong.judge()
     measure.judge()
 
 
@@ -176,25 +200,17 @@ def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence:
     evidence="measurement, table of sizes",
     by_hand="ib_write_bw -a -d DEVICE -x GID --report_gbits",
 )
-def test_messages_of_all_sizes_are_carried(
-    load: Load, ports: dict[str, list[HcaPort]], sound: Alone, measure: Measure, evidence: Evidence
-):
+def test_messages_of_all_sizes_are_carried(by_size: OfSizes, measure: Measure, evidence: Evidence):
     """Messages of all sizes are carried, and none of the large ones is slow."""
-    wrong, least, rows = Findings(), [], []
-    for ways in turns(ports):
-        for result in load.run([lasting("ib_write_bw", way, sound.rates[way], 2.0, ALL_SIZES) for way in ways]):
-            way = result.test.way
-            try:
-                found = result.bandwidths()
-            except Refused as why:
-                wrong.add(str(why))
-                continue
-            large = [row.gbit_per_s for row in found if row.size >= BULK]
-            least.append(min(large) / max(large))
-            rows += [[str(way.source), str(way.target), row.gbit_per_s, row.size] for row in found]
+    by_way = by_size.by_way.items()
+    rows = [[str(way.source), str(way.target), row.gbit_per_s, row.size] for way, found in by_way for row in found]
     evidence.table("by size", [*ROWS, "bytes"], rows)
+    large = {way: [row.gbit_per_s for row in found if row.size >= BULK] for way, found in by_way}
+    shares = {way: min(rates) / max(rates) for way, rates in large.items()}
+    least = measure("least_large_of_best", _least(shares), n=len(shares))
+    wrong = Findings(map(str, by_size.refused.values()))
+    wrong.extend(slow_ways([(least, shares)], by_size.refused))
     wrong.judge()
-    measure("least_large_of_best", min(least), n=len(least))
     measure.judge()
 
 
@@ -210,9 +226,9 @@ def test_small_messages_arrive_soon(
 ):
     """Small messages arrive as soon as on a sound link."""
     tools: tuple[Tool, ...] = ("ib_write_lat", "ib_read_lat", "ib_send_lat")
-    wrong, rows = Findings(), []
-    typical: dict[str, list[float]] = {tool: [] for tool in tools}
-    least: list[float] = []
+    wrong, rows, refused = Findings(), [], set[Way]()
+    typical: dict[str, dict[Way, float]] = {tool: {} for tool in tools}
+    least: dict[Way, float] = {}
     for tool in tools:
         for ways in turns(ports):
             for result in load.run([Test(tool, way, LATENCY_TIMES, (LATENCY_BYTES,)) for way in ways]):
@@ -221,26 +237,31 @@ def test_small_messages_arrive_soon(
                     found = result.latency()
                 except Refused as why:
                     wrong.add(str(why))
+                    refused.add(way)
                     continue
-                typical[tool].append(found.typical_us)
-                least.append(found.least_us)
+                typical[tool][way] = found.typical_us
+                least[way] = max(found.least_us, least.get(way, 0.0))
                 rows.append([tool, str(way.source), str(way.target), found.least_us, found.typical_us, found.p99_us])
     took = f"{load.perftest_s:.1f} s of its clients so far, {load.spent_s:.1f} s with what the suite adds"
     evidence.note("perftest took", took)
     measure("spent_over_perftest", load.spent_s / load.perftest_s)
     evidence.table("latencies", ["tool", "from", "to", "least us", "typical us", "99 % us"], rows)
+    writes, reads, sends = (typical[tool] for tool in tools)
+    judged = [
+        (measure("largest_least_us", _most(least), n=LATENCY_TIMES), least),
+        (measure("write_typical_us", _most(writes), n=LATENCY_TIMES), writes),
+        (measure("read_typical_us", _most(reads), n=LATENCY_TIMES), reads),
+        (measure("send_typical_us", _most(sends), n=LATENCY_TIMES), sends),
+    ]
+    wrong.extend(slow_ways(judged, refused))
     wrong.judge()
-    measure("largest_least_us", max(least), n=LATENCY_TIMES)
-    measure("write_typical_us", max(typical["ib_write_lat"]), n=LATENCY_TIMES)
-    measure("read_typical_us", max(typical["ib_read_lat"]), n=LATENCY_TIMES)
-    measure("send_typical_us", max(typical["ib_send_lat"]), n=LATENCY_TIMES)
     measure.judge()
 
 
 @check(
     "M07-20",
-    judged="how much the ports' counters of errors, losses and packets sent again grew during the loads of M07-14, "
-    "M07-16 and M07-17: each adapter needs a known counter of each of these kinds (a soft device, which has none of "
+    judged="how much the ports' counters of errors, losses and packets sent again grew during the loads of M07-14 to "
+    "M07-18 and M07-24: each adapter needs a known counter of each of these kinds (a soft device, which has none of "
     "losses, of one); pauses are recorded",
     evidence="measurements, table of counters",
     by_hand="on each node, before and after a load: rdma statistic; ethtool -S INTERFACE",
@@ -289,13 +310,13 @@ def test_counters_stay_clean_under_load(
     Findings(each for grown in loads[0].grown for each in silent_cables(grown, ports[grown.node])).judge()
     # a soft device counts no losses, and has no cable to lose them on
     if unknown := [why for port, why in without.items() if not port.device.soft or len(uncounted[port]) == len(NEEDED)]:
-        raise CouldNotLook("; ".join(unknown))
+        raise CouldNotLook("\n".join(unknown))
 
 
 @check(
     "M07-21",
-    judged="bytes on interfaces that are not those of the rails, and on the rails' own, during the loads of M07-14, "
-    "M07-16 and M07-17, against the bytes that perftest carried",
+    judged="bytes on interfaces that are not those of the rails, and on the rails' own, during the loads of M07-14 to "
+    "M07-18 and M07-24, against the bytes that perftest carried",
     evidence="measurements, table of interfaces",
     by_hand="cat /proc/net/dev; cat /sys/class/infiniband/*/ports/1/counters/port_xmit_data (units of 4 bytes)",
     causes=[79],
