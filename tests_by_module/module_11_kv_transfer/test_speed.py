@@ -9,7 +9,7 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.basics.measurement import Measurement
+from fixtures.basics.measurement import Measurement, out_of_bounds
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.probes.probe import carriers, data_interface
 from fixtures.kv.floor import Judged, Link, Transfers, judge_transfers, netdev_link, rdma_link
@@ -180,24 +180,31 @@ def test_host_and_gpu_memory_each_reach_their_floor(
     nodes = [side.node.name for side in (two_nodes.near, two_nodes.far)]
     evidence.nodes(*nodes)
 
-    def gbit_per_s(pair: Pair) -> float:
-        return min(8 * moved.bytes / moved.seconds / 1e9 for moved in best(pair).values())
-
-    host = gbit_per_s(two_nodes)
+    by_host = gbit_per_s(two_nodes)
+    host = min(by_host.values())
     of_host = measure("host_memory_gbit_per_s", host, n=TIMES)
+    found = Findings(f"{way}: {of_host.of_one(rate)}" for way, rate in out_of_bounds(of_host, by_host).items())
     if without := [name for name in nodes if "gpu" not in inventory.node(name).dynamo_capabilities]:
         evidence.note("GPU memory was not measured", f"{', '.join(without)}: no gpu is declared")
     else:
-        gpu = gbit_per_s(request.getfixturevalue("gpu_two_nodes"))
-        of_gpus = [
-            measure("gpu_memory_gbit_per_s", gpu, n=TIMES),
-            measure("gpu_of_host_memory", gpu / host),
-        ]
+        by_gpus = gbit_per_s(request.getfixturevalue("gpu_two_nodes"))
+        gpu = min(by_gpus.values())
+        of_gpu = measure("gpu_memory_gbit_per_s", gpu, n=TIMES)
+        of_gpus = [of_gpu, measure("gpu_of_host_memory", gpu / host)]
+        found.extend(f"{way}: {of_gpu.of_one(rate)}" for way, rate in out_of_bounds(of_gpu, by_gpus).items())
         told = f"GPU memory travels at {gpu:.1f} Gb/s, host memory at {host:.1f}. {STAGED}"
         evidence.note("Where KV should be", told)
         gpus_alone = of_host.judgement != "fail" and any(each.judgement == "fail" for each in of_gpus)
-        Findings([told] if gpus_alone else []).judge()
+        found.extend([told] if gpus_alone else [])
+    found.judge()
     measure.judge()
+
+
+def gbit_per_s(pair: Pair) -> dict[str, float]:
+    """The best of each operation, by the way that its bytes take."""
+    near, far = pair.near.node.name, pair.far.node.name
+    ways = {"WRITE": f"WRITE from {near} to {far}", "READ": f"READ from {far} to {near}"}
+    return {ways[operation]: 8 * moved.bytes / moved.seconds / 1e9 for operation, moved in best(pair).items()}
 
 
 @check(
