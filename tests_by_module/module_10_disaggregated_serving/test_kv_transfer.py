@@ -1,5 +1,6 @@
 """Prefill really ran elsewhere, and its KV came over the link that was meant, fast enough for it."""
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -119,13 +120,15 @@ def test_prefill_ran_on_the_prefill_worker(
 class Moved:
     """A known amount of KV: what the witness says, what decode counted, and what each of decode's RDMA ports carried.
 
-    `on_data`: bytes on the data link, as a share of the KV.
+    As a share of the KV, `on_data`: bytes on the data link, `on_rails`: on the declared RDMA devices of the side where
+    these carried least.
     """
 
     told: Witness
     counted: Counted
     rdma: dict[str, float]
     on_data: float
+    on_rails: float
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +169,28 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
         memory="cuda" if all(map(run.inventory.kv_is_on_gpu, nodes)) else "host",
         operation=sides.counters.operation,
     )
-    data = {name: data_interface(nodes[name]) for name in nodes}
-    of_side = ({worker.node.name for worker in side} for side in sides.both.values())
-    on_data = max(sum(each.netdevs.get(data[each.node], 0) for each in seen if each.node in names) for names in of_side)
+    of_sides = [{worker.node.name for worker in side} for side in sides.both.values()]
+    on_data = {each.node: each.netdevs.get(data_interface(nodes[each.node]), 0.0) for each in seen}
+    on_rails = {each.node: on_declared(each.rdma, nodes[each.node].spec.rdma_ports) for each in seen}
     rdma = next(each.rdma for each in seen if each.node == sides.decode[0].node.name)
-    return Moved(told, now, rdma, on_data / now.nixl_bytes if now.nixl_bytes else 0.0)
+    data, rails = (shares_of(now.nixl_bytes, each, of_sides) for each in (on_data, on_rails))
+    return Moved(told, now, rdma, max(data), min(rails))
+
+
+def on_declared(rdma: Mapping[str, float], ports: Collection[str]) -> float:
+    return sum(count for port, count in rdma.items() if port in ports)
+
+
+def shares_of(kv_bytes: float, counted: Mapping[str, float], of_sides: Iterable[Collection[str]]) -> list[float]:
+    """Of each side the bytes of its nodes, as a share of the KV: what one side sends, the other receives."""
+    return [sum(counted[node] for node in side) / kv_bytes if kv_bytes else 0.0 for side in of_sides]
 
 
 @pytest.mark.needs("kv_transport")
 @check(
     "M10-07",
     judged="bytes by NIXL's count, by interface, by RDMA port, UCX's own words and the loaded libraries for a known "
-    "amount of KV, against `dynamo_kv_transport`; over tcp, the data link's share",
+    "amount of KV, against `dynamo_kv_transport`; over tcp the data link's share, over rdma the declared devices'",
     evidence="the witness",
     by_hand="UCX_PROTO_INFO=y; /proc/net/dev before and after a known amount of KV",
     causes=[44, 79],
@@ -192,6 +205,8 @@ def test_kv_goes_by_the_declared_transport(moved: Moved, inventory: Inventory, m
     Findings(wrong).judge()
     if declared == "tcp":
         measure("data_link_of_kv_bytes", moved.on_data)
+    if declared == "rdma":
+        measure("declared_devices_of_kv_bytes", moved.on_rails)
     measure.judge()
 
 

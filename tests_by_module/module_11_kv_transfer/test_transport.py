@@ -5,6 +5,7 @@ import pytest
 from fixtures.basics.check import check
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.probes.probe import carriers, data_interface
 from fixtures.kv.counters import loaded
@@ -52,28 +53,31 @@ def test_kv_goes_by_the_declared_transport(
 @check(
     "M11-10",
     judged="0.9 of the bytes on the interface of the data address (or the declared RDMA devices), 0.2 at most "
-    "elsewhere",
-    evidence="table by device",
+    "elsewhere; of RDMA devices, the share of the one that carries least is recorded",
+    evidence="table by device, measurement",
     by_hand='cat /proc/net/dev before and after ask a \'{"do": "move", …}\'',
 )
 @pytest.mark.needs("multi_node")
 @pytest.mark.parametrize("operation", ["WRITE", "READ"])
 def test_kv_goes_over_the_data_link(
-    operation: Operation, kv_two_nodes: Pair, run: Run, inventory: Inventory, evidence: Evidence
+    operation: Operation, kv_two_nodes: Pair, run: Run, inventory: Inventory, measure: Measure, evidence: Evidence
 ) -> None:
     """KV takes the data link."""
     evidence.nodes(kv_two_nodes.near.node.name, kv_two_nodes.far.node.name)
     (asked, _), kv = counted(run, kv_two_nodes, lambda: move(kv_two_nodes, operation))
     rdma = inventory.cluster.dynamo_kv_transport == "rdma"
-    found, rows = Findings(), []
+    found, rows, of_rails = Findings(), [], list[float]()
     for counts, side in zip(kv, (kv_two_nodes.near, kv_two_nodes.far), strict=True):
         meant = set(side.node.spec.dynamo_rdma_devices) if rdma else {data_interface(side.node)}
         taken = counts.rdma if rdma else counts.netdevs
         shares = {name: count / asked for name, count in taken.items()}
         rows += [(counts.node, name, name.split(":")[0] in meant, f"{share:.3f}") for name, share in shares.items()]
+        of_rails += [shares.get(name, 0.0) for name in side.node.spec.rdma_ports if rdma]
         on_link = sum(share for name, share in shares.items() if name.split(":")[0] in meant)
         if on_link < CARRIED or sum(shares.values()) - on_link > NOT_CARRIED:
             told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01) or "nothing"
             found.add(f"the data link is {', '.join(sorted(meant))}, KV went over {told}", node=counts.node)
     evidence.table("Share of the KV by device", ("node", "device", "data link", "share"), rows)
+    if rdma:
+        measure("least_rail_of_kv_bytes", min(of_rails, default=None), n=len(of_rails))
     found.judge()
