@@ -18,8 +18,8 @@ CLIENT_CHECK = "M12-02"
 # percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
 RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
-# of the most that the sweep has seen served: an overload, and from where on requests that arrive queue up
-OVERLOAD, QUEUES_FROM = 1.25, 0.9
+# of the most that the sweep has seen served: an overload, and from where on requests that arrive queue up for sure
+OVERLOAD, QUEUES_FROM = 1.25, 1.1
 # prompts that share a head: how long one is, in prompts of the sweep, how much of it is the head, and how many are sent
 LONG, SHARED, LEAST_SHARED = 8, 0.75, 32
 TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
@@ -89,7 +89,7 @@ class Arriving:
 
 
 def overload_per_s(highest_per_s: float, most_per_s: float) -> float | None:
-    """None where the highest rate that arrives is such that requests queue up.
+    """None where the highest rate that arrives is more than was served at any load, by more than such figures scatter.
 
     An engine that batches serves far more beyond its knee than at it, each request more slowly.
     """
