@@ -223,6 +223,7 @@ def test_no_clock_is_set(samples: Sequence[Sample], measure: Measure, evidence: 
     require_all("clocks", [each.node for each in steps], judges.unseen_nodes(samples[-1]))
 
 
+@pytest.mark.endurance  # what kernels say while a load goes on
 @check(
     "M00-24",
     judged="what the kernel of each node has said since the run began, against sentences of faults (Xid, PCIe, memory, "
