@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from fixtures.basics.deadline import Deadline, wait_until
-from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.errors import BringUpFailed, NotMeasured
 from fixtures.basics.require import require
 from fixtures.benchmark.replay import replayed
 from fixtures.benchmark.sending import ClientStarved, Sender, Sent
@@ -20,8 +20,9 @@ RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
 # of the most that the sweep has seen served: an overload, and from where on requests that arrive queue up for sure
 OVERLOAD, QUEUES_FROM = 1.25, 1.1
-# prompts that share a head: how long one is, in prompts of the sweep, how much of it is the head, and how many are sent
-LONG, SHARED, LEAST_SHARED = 8, 0.75, 32
+# prompts that share a head: how long one is, in prompts of the sweep, how much of it is the head, how many heads there
+# are, and how many prompts are sent
+LONG, SHARED, HEADS, LEAST_SHARED = 8, 0.75, 2, 32
 TRACE_SPEED, TRACE_REQUESTS = 4.0, 24
 # what clients ask for that leave: seconds of decoding that nobody waits for
 NEVER_WANTED_TOKENS, LEAVERS, FREED_WITHIN_S = 2000, 32, 5
@@ -46,10 +47,24 @@ class Loads:
 
 
 def prefix_plans(sizes: Sizes, seed: int) -> tuple[LoadPlan, LoadPlan]:
-    """Long prompts that share nothing, and as many of which each begins with one of two heads."""
+    """Long prompts that share nothing, and as many of which each begins with one of HEADS heads."""
     length = LONG * sizes.input_tokens
     own = replace(sizes.at_once(sizes.concurrency[1], seed, LEAST_SHARED), prompt_tokens=(length, length))
-    return own, replace(own, seed=seed + 1, shared_prefixes=(2, round(SHARED * length)))
+    return own, replace(own, seed=seed + 1, shared_prefixes=(HEADS, round(SHARED * length)))
+
+
+def promised_percent(prompts: int, workers: int) -> float:
+    """Of the tokens of prompts that share a head: how many are cached where each worker computes each head once.
+
+    Raises NotMeasured where that is less than half of the heads' tokens.
+    """
+    computed = HEADS * workers
+    if 2 * computed > prompts:
+        raise NotMeasured(
+            f"{prompts} prompts are too few for {workers} workers, each of which computes {HEADS} heads: "
+            "dynamo_workloads names a profile with more `rounds` or `concurrency` (fixtures/benchmark/sizes.yaml)"
+        )
+    return 100 * SHARED * (prompts - computed) / prompts
 
 
 def trace_of(deployment: Deployment, sizes: Sizes, seed: int, run_id: str) -> tuple[LoadPlan, list[int]]:

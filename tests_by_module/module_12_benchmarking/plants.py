@@ -286,7 +286,7 @@ class RequestsHeldNowAndThen(OnTheWay):
 class HeadsComputedAgain(OnOneMachine, WithoutPrefixCaching):
     """No worker keeps what it has computed of a prompt."""
 
-    catches = {"M12-13": "cached_percent", "M12-14": "cached_of_promised"}
+    catches = {"M12-13": "cached_of_promised", "M12-14": "cached_of_promised"}
     nightly = True
 
 
