@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.dynamo_versions import MetricNames
+from fixtures.basics.errors import NotMeasured
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -15,9 +17,10 @@ from fixtures.benchmark.sending import Sent, counted_since
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.together import Pooled, aiperf_together, send_together
 from fixtures.clients.prometheus import Metrics
+from fixtures.cluster.probes.pace import paces
 from fixtures.load.formulas import figure
-from fixtures.load.health import ClientCost
-from fixtures.load.refused import by_client
+from fixtures.load.from_node import LoadResult
+from fixtures.load.refused import by_client, of_machine, starved
 from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -36,8 +39,9 @@ LONG_S = 240
 @check(
     "M12-16",
     judged="every node with the role client sends half of a load or less, all at once: within what time they "
-    "began, which may be 1 % of the time in which all of them sent; no client was the bottleneck; requests and tokens "
-    "against the frontend's counters; percentiles of all records together, throughput over the common time",
+    "began, which may be 1 % of the time in which all of them sent; how many clients are less exact than `fixtures "
+    "calibrate` says, and one that is the bottleneck is refused, and with it every number; requests and tokens against "
+    "the frontend's counters; percentiles of all records together, throughput over the common time",
     evidence="table of clients",
     by_hand="aiperf profile on each client at once, and all profile_export.jsonl together",
 )
@@ -55,14 +59,19 @@ def test_several_clients_are_one_measurement(
     before = deployment.frontend_metrics()
     together, loads = send_together(clients, deployment.load_url, deployment.settings.model_name, plans, late_s)
     counted, _ = counted_since(deployment, before, len(together.requests))
-    judge_one_load(together, counted, names, measure, evidence, {name: it.client for name, it in loads.items()})
+    less_exact, refused = wrong_with_clients(loads)
+    evidence.table("beyond its stated error", ["client and why"], [(why,) for each in less_exact for why in each])
+    measure("loads_beyond_stated_error", len(less_exact), n=len(loads))
+    shares = {name: it.client.cpu_share_max for name, it in loads.items()}
+    judge_one_load(together, counted, names, measure, evidence, refused, shares)
 
 
 @check(
     "M12-19",
     judged="every node with the role client runs AIPerf with half of a load or less, all at once and for three "
     "minutes or more: within what time they began, which may be 1 % of the time in which all of them sent; requests "
-    "and tokens against the frontend's counters; percentiles of all records together, throughput over the common time",
+    "and tokens against the frontend's counters; a client's node whose processors were busy, slow or its host's is "
+    "refused, and with it every number; percentiles of all records together, throughput over the common time",
     evidence="table of clients",
     by_hand="aiperf profile on each client at once, and all profile_export.jsonl together",
 )
@@ -84,11 +93,26 @@ def test_aiperf_on_several_clients_is_one_measurement(
     count = math.ceil(LONG_S * below.requests_per_s / len(clients))
     each = max(1, (below.plan.concurrency or 1) // len(clients))
     plans = [replace(sizes.at_once(each, seed + 700 + number), count=count) for number in range(len(clients))]
-    before = deployment.frontend_metrics()
+    nodes = {client.node.name: client.node for client in clients}
+    before, begin = deployment.frontend_metrics(), paces(nodes)
     texts, model = deployment.model_files().texts, deployment.settings.model_name
     together = aiperf_together(clients, tools, deployment.load_url, model, plans, texts, 4 * LONG_S)
+    end = paces(nodes)
     counted, _ = counted_since(deployment, before, len(together.requests))
-    judge_one_load(together, counted, names, measure, evidence)
+    refused = [f"{name}: {why}" for name in nodes if (why := of_machine(begin.get(name), end.get(name)))]
+    judge_one_load(together, counted, names, measure, evidence, refused)
+
+
+def wrong_with_clients(loads: Mapping[str, LoadResult]) -> tuple[list[list[str]], list[str]]:
+    """Of each client that is less exact than `fixtures calibrate` says its reasons; and those that were starved."""
+    less_exact, refused = [], []
+    for name, load in loads.items():
+        itl_ms = figure(load.requests, "itl_ms", 50).value or 0.0
+        if reasons := by_client(load.client, itl_ms):
+            less_exact.append([f"{name}: {why}" for why in reasons])
+        if why := starved(load.client, itl_ms):
+            refused.append(f"{name}: {why}")
+    return less_exact, refused
 
 
 def judge_one_load(
@@ -97,10 +121,13 @@ def judge_one_load(
     names: MetricNames,
     measure: Measure,
     evidence: Evidence,
-    costs: Mapping[str, ClientCost] | None = None,
+    refused: Sequence[str],
+    shares: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Whether the pooled records are of one load, and all that the frontend has counted meanwhile."""
-    own_costs = costs or {}
+    """Whether the pooled records are of one load, and all that the frontend has counted meanwhile.
+
+    Raises NotMeasured where a client is `refused`: what it saw is no number. `shares`: of its core, by client.
+    """
     loads = {**together.by_client, "all, pooled": together.requests}
     ttft_ms_p95 = {name: figure(requests, "ttft_ms", 95).value for name, requests in loads.items()}
     rows = [
@@ -109,7 +136,7 @@ def judge_one_load(
             len(requests),
             sum(each.output_tokens for each in requests),
             ttft_ms_p95[name] or "too few",
-            own_costs[name].cpu_share_max if name in own_costs else "",
+            shares.get(name, ""),
         )
         for name, requests in loads.items()
     ]
@@ -117,13 +144,14 @@ def judge_one_load(
     evidence.table("clients", ["client", "requests", "tokens", "TTFT p95, ms", "share of its core"], rows)
     Findings(filter(None, [together.why_not_one_load()])).judge("these are not records of one load")
     wrong = Findings([str(each) for each in together.requests if each.outcome != COMPLETED][:3])
-    wrong.extend(f"{name}: {why}" for name, cost in own_costs.items() for why in by_client(cost))
     requests, told = counted.total_or_zero(names.frontend_requests), counted.total_or_zero(names.frontend_output_tokens)
     if requests != len(together.requests):
         wrong.add(f"the clients have {len(together.requests)} records, and the frontend counted {requests:g} requests")
     if told != tokens:
         wrong.add(f"usage has {tokens} tokens, and the frontend counted {told:g}")
     wrong.judge()
+    if refused:
+        raise NotMeasured(refused[0])
     measure("began_apart_percent", 100 * together.apart_s / together.long_s, n=len(together.by_client))
     measure("output_tokens_per_s", together.tokens_per_s, n=len(together.inside))
     measure("ttft_ms_p95", ttft_ms_p95["all, pooled"], n=len(together.requests))
