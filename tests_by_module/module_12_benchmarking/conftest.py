@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from fixtures.baseline.repeats import Target
-from fixtures.basics.errors import BringUpFailed, NotMeasured
-from fixtures.benchmark.knee import Knee, Loaded, knee
-from fixtures.benchmark.sending import Sender, Sent
+from fixtures.basics.errors import NotMeasured
+from fixtures.benchmark.knee import Knee
+from fixtures.benchmark.sending import ClientStarved, Sender, Sent
 from fixtures.benchmark.sizes import Sizes, sizes_of
 from fixtures.benchmark.slo import named
 from fixtures.cluster.inventory.model import Inventory
@@ -25,11 +25,13 @@ from tests_by_module.module_12_benchmarking.loads import (
     TAILS_UP_TO,
     Arriving,
     Loads,
+    Swept,
+    knee_of,
     overload_per_s,
     prefix_plans,
+    send_each,
 )
 
-KNEE_CHECK = "M12-04"
 WARM_REQUESTS = 16  # for each worker
 SIDE_BY_SIDE = 100
 
@@ -88,14 +90,21 @@ def warm(seed: int, deployment: Deployment, loads: Loads, sizes: Sizes) -> Sent:
 
 
 @pytest.fixture(scope="package")
-def sweep(seed: int, warm: Sent, loads: Loads, sizes: Sizes) -> Sequence[Sent]:
+def swept(seed: int, warm: Sent, loads: Loads, sizes: Sizes) -> Swept:
     """A closed loop at each concurrency, the lowest first; of that the moment of each token is kept."""
-    return [
-        loads.send(
-            f"{concurrency} at once", replace(sizes.at_once(concurrency, seed + 1 + number), keep_times=not number)
-        )
+    plans = {
+        f"{concurrency} at once": replace(sizes.at_once(concurrency, seed + 1 + number), keep_times=not number)
         for number, concurrency in enumerate(sizes.concurrency)
-    ]
+    }
+    return send_each(loads, plans)
+
+
+@pytest.fixture(scope="package")
+def sweep(swept: Swept) -> Sequence[Sent]:
+    """The loads at which the client had time to spare. Raises NotMeasured where they do not show the knee."""
+    if swept.starved and not swept.has_knee:
+        raise NotMeasured(f"{swept.starved}. The lower loads do not show where the knee lies")
+    return swept.loads
 
 
 @pytest.fixture(scope="package")
@@ -108,10 +117,7 @@ def prefixes(seed: int, warm: Sent, shapes: Loads, sizes: Sizes) -> tuple[Sent, 
 @pytest.fixture(scope="package")
 def found_knee(sweep: Sequence[Sent]) -> Knee:
     """Raises BringUpFailed where the sweep shows none."""
-    try:
-        return knee([Loaded(each.plan.concurrency or 0, each.requests_per_s) for each in sweep])
-    except ValueError as error:
-        raise BringUpFailed(KNEE_CHECK, str(error)) from None
+    return knee_of(sweep)
 
 
 @pytest.fixture(scope="package")
@@ -130,9 +136,12 @@ def arriving(
         return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number, count))
 
     by_percent = {each: at(each, f"{each} % of the knee", number) for number, each in enumerate(RATES)}
-    overload, most_per_s = by_percent[RATES[-1]], max(each.requests_per_s for each in sweep)
+    overload, most_per_s, starved = by_percent[RATES[-1]], max(each.requests_per_s for each in sweep), ""
     if rate_per_s := overload_per_s(overload.plan.rate_per_s or 0.0, most_per_s):
         plan = sizes.arriving(rate_per_s, seed + 100 + len(RATES) + 1)
-        overload = loads.send(f"{100 * OVERLOAD:g} % of the most served", plan)
+        try:
+            overload = loads.send(f"{100 * OVERLOAD:g} % of the most served", plan)
+        except ClientStarved as error:  # the deployment had it, and recovers from it
+            starved = str(error)
     recovered = at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES))
-    return Arriving(by_percent, overload, recovered, found_knee.at.concurrency)
+    return Arriving(by_percent, overload, recovered, found_knee.at.concurrency, starved)

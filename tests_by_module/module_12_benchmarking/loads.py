@@ -1,10 +1,12 @@
 """The loads of this module: sent, refused where the client was the bottleneck, and kept by what they are."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fixtures.basics.deadline import Deadline, wait_until
 from fixtures.basics.errors import BringUpFailed, NotMeasured
 from fixtures.basics.require import require
+from fixtures.benchmark.knee import Knee, Loaded, knee
 from fixtures.benchmark.replay import replayed
 from fixtures.benchmark.sending import ClientStarved, Sender, Sent
 from fixtures.benchmark.sizes import Sizes
@@ -14,7 +16,7 @@ from fixtures.load.traces import Traces, mooncake_lines
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
 
-CLIENT_CHECK = "M12-02"
+KNEE_CHECK = "M12-04"
 # percent of the knee's rate, in this order; after the overload RECOVERS_AT comes once more
 RATES = (25, 50, 75, 100, 125)
 RECOVERS_AT = 50
@@ -38,12 +40,41 @@ class Loads:
     sender: Sender
 
     def send(self, name: str, plan: LoadPlan, *, measured: bool = True) -> Sent:
-        """Raises BringUpFailed where the client was the bottleneck: then nothing that it saw is a number."""
-        try:
-            sent = self.sender.send(name, plan, measured=measured)
-        except ClientStarved as error:
-            raise BringUpFailed(CLIENT_CHECK, str(error)) from None
+        """Raises ClientStarved where the client was the bottleneck: then nothing that it saw is a number."""
+        sent = self.sender.send(name, plan, measured=measured)
         return replace(sent, requests=self.run.at("module_12.records", sent.requests, name=name))
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The loads of a sweep, the lowest first. `starved`: why it ended where the client was the bottleneck, else ""."""
+
+    loads: Sequence[Sent]
+    starved: str = ""
+
+    @property
+    def has_knee(self) -> bool:
+        """Whether the knee lies between two of these loads."""
+        return len(self.loads) > 2 and knee_of(self.loads).bracketed
+
+
+def send_each(loads: Loads, plans: Mapping[str, LoadPlan]) -> Swept:
+    """These loads by name, up to the first at which the client is the bottleneck."""
+    sent: list[Sent] = []
+    for name, plan in plans.items():
+        try:
+            sent.append(loads.send(name, plan))
+        except ClientStarved as error:
+            return Swept(sent, str(error))
+    return Swept(sent)
+
+
+def knee_of(sweep: Sequence[Sent]) -> Knee:
+    """Raises BringUpFailed where no load of it has any throughput."""
+    try:
+        return knee([Loaded(each.plan.concurrency or 0, each.requests_per_s) for each in sweep])
+    except ValueError as error:
+        raise BringUpFailed(KNEE_CHECK, str(error)) from None
 
 
 def prefix_plans(sizes: Sizes, seed: int) -> tuple[LoadPlan, LoadPlan]:
@@ -78,12 +109,15 @@ def trace_of(deployment: Deployment, sizes: Sizes, seed: int, run_id: str) -> tu
 @dataclass(frozen=True)
 class Arriving:
     """By percent of the knee's rate what was sent; what was more than can be served, which is the last of these or a
-    load of its own; once more at RECOVERS_AT, right after it; and how many are in flight at the knee."""
+    load of its own; once more at RECOVERS_AT, right after it; and how many are in flight at the knee.
+
+    `starved`: why there is no load of its own, where the client was its bottleneck."""
 
     by_percent: dict[int, Sent]
     overload: Sent
     recovered: Sent
     at_knee: int
+    starved: str = ""
 
     @property
     def unsteady(self) -> list[str]:

@@ -94,7 +94,7 @@ def test_overload_leaves_nothing_behind(arriving: Arriving, evidence: Evidence, 
     if queued.value is not None and queued.judgement == "fail":
         raise NotMeasured(
             f"{over.name} was no overload: its mean TTFT is {queued.value:.2g} times that before it, and "
-            f"{queued.threshold} shows that requests queued"
+            f"{queued.threshold} shows that requests queued{arriving.starved and f'; {arriving.starved}'}"
         )
     measure.judge()
 
