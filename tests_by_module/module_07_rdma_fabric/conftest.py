@@ -99,9 +99,11 @@ def rails(ports: dict[str, list[HcaPort]]) -> list[tuple[HcaPort, HcaPort]]:
 
 
 @pytest.fixture(scope="package")
-def routed(ports: dict[str, list[HcaPort]], rails: list[tuple[HcaPort, HcaPort]]) -> list[tuple[HcaPort, HcaPort]]:
+def routed(
+    seen: dict[str, Seen], ports: dict[str, list[HcaPort]], rails: list[tuple[HcaPort, HcaPort]]
+) -> list[tuple[HcaPort, HcaPort]]:
     """The rails, over which each end has a way to the other one. BringUpFailed where addresses or GIDs are wrong."""
-    if wrong := wrong_addresses(ports):
+    if wrong := wrong_addresses(ports, {name: each.interfaces for name, each in seen.items()}):
         raise BringUpFailed(ADDRESSES_CHECK, *wrong)
     if wrong := wrong_gids(port for mine in ports.values() for port in mine):
         raise BringUpFailed(GIDS_CHECK, *wrong)

@@ -33,12 +33,12 @@ SMALL, PINGS, PING_WITHIN_S = 84, 3, 2
 
 @check(
     "M07-06",
-    judged="an IPv4 address on the interface of each declared device: not link-local, one subnet for each rail, the "
-    "same at both ends; and a MAC that no other of them has",
+    judged="an IPv4 address on the interface of each declared device: not link-local, one subnet for each rail, which "
+    "no other interface of the node overlaps, the same at both ends; and a MAC that no other of them has",
     evidence="table of addresses",
     by_hand="on each node: ip -4 address",
 )
-def test_each_rail_has_a_subnet_of_its_own(ports: dict[str, list[HcaPort]], evidence: Evidence):
+def test_each_rail_has_a_subnet_of_its_own(seen: dict[str, Seen], ports: dict[str, list[HcaPort]], evidence: Evidence):
     """Each rail has a subnet of its own, with an address at both ends."""
     rows = [
         [port.node, port.device_name, port.port.netdev, ", ".join(map(str, port.ipv4))]
@@ -46,7 +46,7 @@ def test_each_rail_has_a_subnet_of_its_own(ports: dict[str, list[HcaPort]], evid
         for port in mine
     ]
     evidence.table("addresses", ["node", "device", "interface", "addresses"], rows)
-    Findings(wrong_addresses(ports)).judge()
+    Findings(wrong_addresses(ports, {name: each.interfaces for name, each in seen.items()})).judge()
 
 
 @check(
