@@ -21,12 +21,12 @@ from fixtures.fabric.judged import (
 )
 from fixtures.fabric.kept import Kept, settings_of
 from fixtures.fabric.ports import HcaPort, Seen
+from fixtures.fabric.rates import advised_mtu
 from fixtures.fabric.settings import to_paste, wrong_settings
 from fixtures.run import Run
 
 pytestmark = pytest.mark.needs("rdma")
 
-ADVISED_MTU = 9000  # NVIDIA NemoClaw refuses a pair of DGX Sparks with less
 HEADERS = 28  # of IPv4 and ICMP
 SMALL, PINGS, PING_WITHIN_S = 84, 3, 2
 
@@ -85,10 +85,11 @@ def test_mtus_of_each_link_are_alike(
     ends = list(dict.fromkeys(port for link in rails for port in link))
     rows = [[str(p), p.interface and p.interface.mtu, active[p.node].get(p.name)] for p in ends]
     evidence.table("MTUs", ["device", "interface MTU", "active_mtu"], rows)
+    advised = advised_mtu()
     if small := [
-        f"{port.port.netdev} of {port.node}" for port in ends if port.interface and port.interface.mtu < ADVISED_MTU
+        f"{port.port.netdev} of {port.node}" for port in ends if port.interface and port.interface.mtu < advised
     ]:
-        evidence.note("MTU", f"Below {ADVISED_MTU}, which NVIDIA advises for DGX Sparks: {', '.join(small)}.")
+        evidence.note("MTU", f"Below {advised}, which NVIDIA advises for DGX Sparks: {', '.join(small)}.")
     measure("least_active_mtu_bytes", min(active[port.node].get(port.name, 0) for port in ends), n=len(ends))
     # InfiniBand needs no interface
     if mtus := [port.interface.mtu if port.interface else 0 for port in ends if port.interface or port.is_roce]:
