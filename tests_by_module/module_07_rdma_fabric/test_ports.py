@@ -6,11 +6,13 @@ from fixtures.basics.check import check
 from fixtures.basics.errors import BlockedByHardware, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
+from fixtures.basics.measure import Measure
 from fixtures.cluster.nodes import Node
 from fixtures.fabric.judged import (
     absent_or_down,
     half_declared,
     narrow_lanes,
+    products_differ,
     unknown_cables,
     unlike,
     versions_differ,
@@ -47,16 +49,20 @@ def test_declared_ports_are_up(seen: dict[str, Seen], fabric_nodes: dict[str, No
 
 @check(
     "M07-02",
-    judged="link layer and rate of the first declared device of one node against the first of the other, and so on",
-    evidence="table of links",
+    judged="link layer and rate of the first declared device of one node against the first of the other, and so on; "
+    "the least rate against its bound",
+    evidence="measurement, table of links",
     by_hand="on each node: cat /sys/class/infiniband/*/ports/1/{link_layer,rate}",
 )
 @pytest.mark.needs("multi_node")
-def test_both_ends_of_each_link_are_alike(rails: list[tuple[HcaPort, HcaPort]], evidence: Evidence):
-    """Both ends of each link have the same layer and the same rate."""
+def test_both_ends_of_each_link_are_alike(rails: list[tuple[HcaPort, HcaPort]], measure: Measure, evidence: Evidence):
+    """Both ends of each link have the same layer and the same rate, which is the rate that belongs there."""
     rows = [[str(one), str(other), one.port.layer, one.port.rate, other.port.rate] for one, other in rails]
     evidence.table("links", ["one end", "the other", "layer", "rate", "rate of the other"], rows)
+    rates = [port.rate_gbit_per_s for port in dict.fromkeys(port for link in rails for port in link)]
+    measure("least_rate_gbit_per_s", min((rate for rate in rates if rate), default=None), n=len(rates))
     Findings(each for one, other in rails for each in unlike(one, other)).judge()
+    measure.judge()
 
 
 @check(
@@ -85,20 +91,33 @@ def test_devices_have_all_their_pcie_lanes(ports: dict[str, list[HcaPort]], evid
 
 @check(
     "M07-04",
-    judged="firmware, board and driver of the declared devices, in their order; kernel, BIOS and product of the nodes",
-    evidence="table of versions",
+    judged="firmware and driver of the declared devices, in their order; kernel of the nodes; BIOS and boards of nodes "
+    "of one product",
+    evidence="table of versions, a note where products differ",
     by_hand="on each node: cat /sys/class/infiniband/*/{fw_ver,board_id}; uname -r; cat /sys/class/dmi/id/bios_version",
 )
 @pytest.mark.needs("multi_node")
 def test_firmware_and_drivers_are_alike(seen: dict[str, Seen], ports: dict[str, list[HcaPort]], evidence: Evidence):
-    """Firmware, drivers, kernel and BIOS are the same on all nodes."""
+    """Firmware, drivers and kernel are the same on all nodes, BIOS and boards on those of one product."""
     rows = [
-        [name, port.device_name, device.firmware, device.board, device.driver_version, machine.kernel, machine.bios]
+        [
+            name,
+            port.device_name,
+            it.firmware,
+            it.board,
+            it.driver_version,
+            machine.kernel,
+            machine.product,
+            machine.bios,
+        ]
         for name, mine in ports.items()
         for port in mine
-        for device, machine in [(port.device, seen[name].facts.machine)]
+        for it, machine in [(port.device, seen[name].facts.machine)]
     ]
-    evidence.table("versions", ["node", "device", "firmware", "board", "driver", "kernel", "BIOS"], rows)
+    heads = ["node", "device", "firmware", "board", "driver", "kernel", "product", "BIOS"]
+    evidence.table("versions", heads, rows)
+    if products := products_differ(list(seen.values())):
+        evidence.note("products", f"BIOS and boards of different products are not compared: {products}.")
     Findings(versions_differ(list(seen.values()), ports)).judge()
 
 
