@@ -214,10 +214,11 @@ def test_settings_survive_a_reboot(
 
 @check(
     "M07-13",
-    judged="UCX_NET_DEVICES, UCX_TLS, the GID indexes, NCCL_IB_HCA and NCCL_IB_DISABLE in each node's runtime files "
-    "and in the environment that its processes get, against its devices",
+    judged="UCX_NET_DEVICES, UCX_TLS, the GID indexes, NCCL_IB_HCA, NCCL_IB_DISABLE, NCCL_NET and the interfaces of "
+    "NCCL and Gloo in each node's runtime files, in the environment that its processes get and, without an "
+    "image, in nccl.conf, against its devices and interfaces",
     evidence="the values to paste",
-    by_hand="on each node: env | grep -E '^(UCX|NCCL)_'",
+    by_hand="on each node: env | grep -E '^(UCX|NCCL|GLOO)_'; cat /etc/nccl.conf ~/.nccl.conf",
     causes=[69],
 )
 def test_settings_name_the_declared_devices(
@@ -236,7 +237,12 @@ def test_settings_name_the_declared_devices(
         spec = fabric_nodes[name].spec
         runtimes = [inventory.runtime(runtime) for runtime in dict.fromkeys((spec.dynamo_runtime, spec.worker_runtime))]
         given_by = {f"runtime {runtime.name}": runtime.settings.env for runtime in runtimes}
-        for where, settings in {**given_by, "environment": each.facts.environment}.items():
+        given_by["environment"] = each.facts.environment
+        if not all(runtime.image for runtime in runtimes):
+            over = {key for settings in given_by.values() for key in settings}
+            for file, settings in each.facts.nccl_files.items():
+                given_by[file] = {key: value for key, value in settings.items() if key not in over}
+        for where, settings in given_by.items():
             given = run.at("module_07.settings", dict(settings), node=name)
             wrong.extend(wrong_settings(given, where, ports[name], each.interfaces, rdma=rdma), node=name)
     evidence.note("To paste", "\n".join(paste))
