@@ -12,11 +12,12 @@ from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.capabilities import has_torch
 from fixtures.fabric.collectives import ByPairs, Collected, Rank, backend_of, collect, collect_by_pairs
-from fixtures.fabric.judged import absent_or_down, held_back, wrong_addresses, wrong_gids
+from fixtures.fabric.judged import PERFTEST_LOCKS_BYTES, absent_or_down, held_back, wrong_addresses, wrong_gids
 from fixtures.fabric.kept import Kept, look_at_files
+from fixtures.fabric.limits import limits_of_workers
 from fixtures.fabric.load import Load
 from fixtures.fabric.perftest import Tool
-from fixtures.fabric.ports import HcaPort, Seen, links, look
+from fixtures.fabric.ports import HcaPort, OwnLimits, Seen, links, look
 from fixtures.on_nodes.fabric import TOOLS
 from fixtures.run import Run
 from tests_by_module.module_07_rdma_fabric.carried import (
@@ -37,8 +38,6 @@ from tests_by_module.module_07_rdma_fabric.carried import (
 # the checks that own what others stand on
 PORTS_CHECK, ADDRESSES_CHECK, GIDS_CHECK, LIMITS_CHECK = "M07-01", "M07-06", "M07-07", "M07-11"
 WRITES_CHECK, READS_CHECK = "M07-14", "M07-15"
-# the largest message twice over at each end, and room for its queues
-PERFTEST_LOCKS_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="package")
@@ -74,6 +73,21 @@ def kept(fabric_nodes: dict[str, Node], spent: Spent) -> dict[str, Kept]:
     began = time.monotonic()
     looks = in_parallel(look_at_files, list(fabric_nodes.values()))
     spent.facts_s += time.monotonic() - began
+    return dict(zip(fabric_nodes, looks, strict=True))
+
+
+@pytest.fixture(scope="package")
+def of_services(run: Run, inventory: Inventory, fabric_nodes: dict[str, Node]) -> dict[str, OwnLimits]:
+    """What a process of each node's workers may do, started as these are; empty where the suite starts none."""
+    if not inventory.cluster.dynamo_managed:
+        return {}
+    runtimes = run.environments()
+
+    def changed(argv: list[str], node: str) -> list[str]:
+        return run.at("module_07.worker", argv, node=node)
+
+    nodes = list(fabric_nodes.values())
+    looks = in_parallel(lambda node: limits_of_workers(node, inventory, runtimes, changed), nodes)
     return dict(zip(fabric_nodes, looks, strict=True))
 
 
@@ -115,7 +129,7 @@ def load(
     run: Run, fabric_nodes: dict[str, Node], seen: dict[str, Seen], routed: list[tuple[HcaPort, HcaPort]]
 ) -> Iterator[Load]:
     """Ends of perftest on all nodes. BringUpFailed where memory cannot be locked, CouldNotLook without perftest."""
-    if wrong := [each for node in seen.values() for each in held_back(node, PERFTEST_LOCKS_BYTES)]:
+    if wrong := [each for node in seen.values() for each in held_back(node.limits, "processes", PERFTEST_LOCKS_BYTES)]:
         raise BringUpFailed(LIMITS_CHECK, *wrong)
     for name, each in seen.items():
         if absent := [tool for tool in (*TOOLS, "stdbuf") if tool not in each.facts.tools]:

@@ -29,6 +29,19 @@ os.execv("{python}", ["{python}", *sys.argv[1:]])
         node.python = f"{node.workdir}/python-held"
 
 
+class WorkersMayLockLittle(OnTheFabric):
+    """Workers of one node are started so that they may lock 64 KiB of memory; its other processes may more."""
+
+    catches = {"M07-11": "services may lock 64 KiB of memory"}
+    failures = (70,)
+
+    @point("module_07.worker")
+    def of_the_victim(self, argv: list[str], node: str) -> list[str]:
+        python, *rest = argv
+        held = ["sh", "-c", LittleMemoryMayBeLocked.PYTHON.format(python=python), "sh", *rest]
+        return held if node == self.victim.name else argv
+
+
 class RailsSwapAtReboot(OnTheFabric):
     """A netplan file of one node gives each of its two rails the address of the other one, from the next boot on."""
 
