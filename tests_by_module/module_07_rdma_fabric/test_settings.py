@@ -191,7 +191,7 @@ def test_processes_may_lock_memory(
     evidence.table("locked memory", ["node", "process", "bytes", "CAP_IPC_LOCK"], rows)
     unseen = {name: who for name, each in seen.items() if (who := unseen_users(each.limits))}
     if unseen:
-        evidence.note("not seen", "; ".join(f"{name}: {who}" for name, who in unseen.items()))
+        evidence.note("not seen", "\n".join(f"{name}: {who}" for name, who in unseen.items()))
     wrong.judge()
     measure.judge()
     if unknown := [f"{user.name} ({user.pid}) of {name}" for name, user in every if user.most_bytes is None]:
