@@ -206,7 +206,8 @@ def test_processes_may_lock_memory(
 @check(
     "M07-12",
     judged="addresses and MTU of the declared devices' interfaces that no file of netplan, NetworkManager, networkd, "
-    "ifupdown or ifcfg gives to that interface at boot, or that came by DHCP; and what a file gives it that it has not",
+    "ifupdown or ifcfg gives to that interface at boot, or that came by DHCP; and what a file gives it that it has not; "
+    "networkd and NetworkManager are asked for files that only root may read",
     evidence="measurement, table of files",
     by_hand="on each node: grep -r ADDRESS /etc/netplan /etc/NetworkManager /etc/systemd/network /etc/network; does it "
     "stand in the part of that interface, and is that used at boot (ONBOOT, autoconnect, auto)?",
@@ -227,9 +228,11 @@ def test_settings_survive_a_reboot(
     wrong.judge("not the same after a reboot")
     measure.judge()
     if unseen:
+        allow = ", ".join(f"on {name}: {each.to_allow}" for name, each in kept.items() if each.to_allow)
         raise CouldNotLook(
-            f"{unseen[0]} ({len(unseen)} settings in all). Let the suite's user read it (sudo setfacl -m u:USER:r FILE)"
-            ", or look by hand and leave M07-12 out of dynamo_requires"
+            f"{unseen[0]} ({len(unseen)} settings in all). "
+            + (f"Let the suite's user read it ({allow}), or look" if allow else "Look")
+            + " by hand and leave M07-12 out of dynamo_requires"
         )
 
 
