@@ -206,7 +206,7 @@ def test_processes_may_lock_memory(
 @check(
     "M07-12",
     judged="addresses and MTU of the declared devices' interfaces that no file of netplan, NetworkManager, networkd, "
-    "ifupdown or ifcfg gives to that interface at boot, or that came by DHCP; and what a file gives it that it has not; "
+    "ifupdown or ifcfg gives to that interface at boot, or that came by DHCP; and what a file gives it that it lacks; "
     "networkd and NetworkManager are asked for files that only root may read",
     evidence="measurement, table of files",
     by_hand="on each node: grep -r ADDRESS /etc/netplan /etc/NetworkManager /etc/systemd/network /etc/network; does it "
