@@ -14,6 +14,7 @@ from fixtures.basics.deadline import Deadline
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.merged import folded
 from fixtures.clients.answer import Answer
 from fixtures.cluster.inventory.dtypes import dtypes_of_workers
 from fixtures.product.deployments.deployment import Deployment
@@ -22,6 +23,7 @@ from fixtures.product.deployments.multi_node_engine import Member, mistakes_in, 
 from fixtures.product.deployments.ranks import RankWorker
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
+from tests_by_module.module_08_multi_node_workers.divided import Axis, divisible, layout_over
 
 pytestmark = [
     pytest.mark.needs("multi_node"),
@@ -76,14 +78,19 @@ def greedy(deployment: Deployment, worker: int) -> Answer:
     return answer
 
 
-def judge(
-    run: Run, members: Sequence[Member], measure: Measure, evidence: Evidence, *, tensor: int, pipeline: int
-) -> None:
+def judge(run: Run, there: Sequence[Member], axis: Axis, measure: Measure, evidence: Evidence) -> None:
     """Beside one worker on one node: what that one says is what is expected, but for rounding."""
+    config = run.equipment()[there[0].facts.name].model_files(only_texts=True).config
+    members = divisible(there, axis, config)
+    if left_out := [each.facts.name for each in there[len(members) :]]:
+        evidence.note(
+            "nodes left out", f"vLLM divides this model over {len(members)} nodes, without {folded(left_out)}."
+        )
+    layout = layout_over(members, axis)
     with run.own_deployment("module_08.spanning") as deployment:
         (alone,) = deployment.registered_workers()
         expected = greedy(deployment, alone.instance_id)
-        with spanning(run, deployment, members, tensor=tensor, pipeline=pipeline) as worker:
+        with spanning(run, deployment, members, tensor=layout.tensor, pipeline=layout.pipeline) as worker:
             told = greedy(deployment, worker)
     evidence.table("greedy answers", ["worker", "text"], [["one node", expected.text], ["over the nodes", told.text]])
     position, far = apart(answered("on one node", expected), answered("over the nodes", told))
@@ -100,9 +107,9 @@ def judge(
 
 @check(
     "M08-20",
-    judged="vLLM over all nodes as one more worker: the greedy answer is that of a worker on one node, by how far log "
-    "probabilities differ up to the first token that is another",
-    evidence="measurement, both answers",
+    judged="vLLM as one more worker over all nodes, or the most over which its layers can be divided: the greedy "
+    "answer is that of a worker on one node, by how far log probabilities differ up to the first token that is another",
+    evidence="measurement, both answers, nodes left out",
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --pipeline-parallel-size 2",
     causes=[74],
 )
@@ -110,13 +117,14 @@ def test_pipeline_over_nodes_answers_as_one_node(
     run: Run, engine_nodes: list[Member], measure: Measure, evidence: Evidence
 ):
     """A pipeline-parallel engine over the nodes serves the same tokens as an engine on one node."""
-    judge(run, engine_nodes, measure, evidence, pipeline=len(engine_nodes), tensor=engine_nodes[0].devices)
+    judge(run, engine_nodes, "pipeline", measure, evidence)
 
 
 @check(
     "M08-21",
-    judged="vLLM with every layer spread over all nodes: the greedy answer is that of a worker on one node, as there",
-    evidence="measurement, both answers",
+    judged="vLLM with every layer spread over all nodes, or the most over which its heads can be divided: the greedy "
+    "answer is that of a worker on one node, as there",
+    evidence="measurement, both answers, nodes left out",
     by_hand="dynamo.vllm --nnodes 2 --node-rank 0|1 --tensor-parallel-size 2",
     causes=[74],
 )
@@ -124,4 +132,4 @@ def test_tensor_parallel_over_nodes_answers_as_one_node(
     run: Run, engine_nodes: list[Member], measure: Measure, evidence: Evidence
 ):
     """A tensor-parallel engine over the nodes serves the same tokens as an engine on one node."""
-    judge(run, engine_nodes, measure, evidence, pipeline=1, tensor=sum(each.devices for each in engine_nodes))
+    judge(run, engine_nodes, "tensor", measure, evidence)
