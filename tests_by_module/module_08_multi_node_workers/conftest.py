@@ -19,12 +19,13 @@ from fixtures.product.deployments.deployment import Deployment
 from fixtures.product.deployments.launch_lint import NodeFacts
 from fixtures.product.services.base import ServiceFailed
 from fixtures.run import Run
-from tests_by_module.module_08_multi_node_workers.history import SERVES_CHECK, Links, Scaled, Served
+from tests_by_module.module_08_multi_node_workers.history import Links, Scaled, Served
 from tests_by_module.module_08_multi_node_workers.workers_by_node import (
     by_worker,
     counted,
     load_from_client,
     members,
+    nodes_with_workers,
 )
 
 JOINS_CHECK = "M08-04"
@@ -40,12 +41,7 @@ SENT_ELSEWHERE = ("--migration-limit", "1")
 @pytest.fixture(scope="package")
 def worker_nodes(inventory: Inventory) -> list[str]:
     """The nodes that the inventory gives workers. Raises BringUpFailed for fewer than two."""
-    names = [spec.name for spec in inventory.with_role("worker")]
-    if len(names) < 2:
-        raise BringUpFailed(
-            SERVES_CHECK, f"workers are on {', '.join(names) or 'no node'} only: give a second node the role worker"
-        )
-    return names
+    return [spec.name for spec in nodes_with_workers(inventory)]
 
 
 @pytest.fixture(scope="package")

@@ -6,9 +6,6 @@ from fixtures.load.from_node import LoadResult
 from fixtures.load.request import Moment
 from tests_by_module.module_08_multi_node_workers.workers_by_node import Member
 
-# the check that owns that the load is served at all
-SERVES_CHECK = "M08-01"
-
 
 @dataclass(frozen=True)
 class Links:

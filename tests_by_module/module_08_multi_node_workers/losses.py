@@ -13,7 +13,7 @@ from fixtures.basics.deadline import Deadline, pause
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.versioned_table import entry_for
-from fixtures.cluster.inventory.model import NodeSpec
+from fixtures.cluster.inventory.model import Inventory, NodeSpec
 from fixtures.faults import Fault, in_place
 from fixtures.faults.chart import fault_timeline
 from fixtures.faults.timeline import hit, lost, recovered_at_s, require_none_lost
@@ -26,7 +26,7 @@ from fixtures.product.deployments.placement import Placement
 from fixtures.product.deployments.supervisor import registered, supervise
 from fixtures.product.services.dynamo import Worker
 from fixtures.run import Run
-from tests_by_module.module_08_multi_node_workers.workers_by_node import load_from_client
+from tests_by_module.module_08_multi_node_workers.workers_by_node import load_from_client, nodes_with_workers
 
 EXPECTED = Path(__file__).with_name("expected_faults.yaml")
 # streams of 1.4 s at the mocker's 150 tokens/s: about seven are in flight on each of two workers
@@ -137,7 +137,7 @@ def failed_as_known(run: Run, loss: Loss) -> None:
 
 @dataclass(frozen=True)
 class Places:
-    """The first two nodes that serve, and where each kind of deployment has its parts."""
+    """The first two nodes with workers, and where each kind of deployment has its parts."""
 
     one: NodeSpec
     two: NodeSpec
@@ -152,8 +152,9 @@ class Places:
         object.__setattr__(self, "etcd_elsewhere", Placement(one, two, (two,), {two: 2}))
 
 
-def places(run: Run) -> Places:
-    one, two, *_ = (spec for spec in run.inventory.nodes if set(spec.dynamo_roles) != {"client"})
+def places(inventory: Inventory) -> Places:
+    """Raises BringUpFailed where fewer than two nodes have workers."""
+    one, two, *_ = nodes_with_workers(inventory)
     return Places(one, two)
 
 

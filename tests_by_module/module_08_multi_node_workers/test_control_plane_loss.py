@@ -32,7 +32,7 @@ BEYOND_TTL_S = 3
 @pytest.fixture(scope="module")
 def frontend_lost(run: Run) -> Loss:
     """Two frontends, workers on the node of the second; the client goes to the first while it can."""
-    where = places(run)
+    where = places(run.inventory)
     with run.own_deployment("module_08.frontends", placed=where.two_frontends, lease_ttl_s=LEASE_TTL_S) as deployment:
         urls = [frontend.url for frontend in deployment.frontends]
         fault = PoweredOff(run.lab(), run.nodes()[where.two.name], where.one)
@@ -44,7 +44,7 @@ def frontend_lost(run: Run) -> Loss:
 def etcd_elsewhere(run: Run) -> Iterator[ManagedDeployment]:
     """etcd alone on its node; its data link is cut, so that its disk stays as on a node that comes back."""
     with run.own_deployment(
-        "module_08.etcd-elsewhere", placed=places(run).etcd_elsewhere, lease_ttl_s=LEASE_TTL_S
+        "module_08.etcd-elsewhere", placed=places(run.inventory).etcd_elsewhere, lease_ttl_s=LEASE_TTL_S
     ) as deployment:
         yield deployment
 
@@ -60,7 +60,7 @@ def etcd_lost_for_long(run: Run, etcd_elsewhere: ManagedDeployment) -> Loss:
 
 
 def cut_off(run: Run) -> NicDown:
-    where = places(run)
+    where = places(run.inventory)
     return NicDown(run.lab(), where.one, "data", where.two)
 
 

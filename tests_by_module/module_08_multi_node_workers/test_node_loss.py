@@ -43,7 +43,7 @@ HANGS = pytest.mark.known_defect(
 
 @pytest.fixture(scope="module")
 def where(run: Run) -> Places:
-    return places(run)
+    return places(run.inventory)
 
 
 @pytest.fixture(scope="module")

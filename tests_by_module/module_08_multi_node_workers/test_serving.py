@@ -16,8 +16,8 @@ from fixtures.cluster.nodes.addresses import with_port
 from fixtures.cluster.probes.probe import interface_of, sockets
 from fixtures.faults.timeline import require_none_lost
 from fixtures.product.deployments.deployment import Deployment
-from tests_by_module.module_08_multi_node_workers.history import SERVES_CHECK, Served
-from tests_by_module.module_08_multi_node_workers.workers_by_node import by_worker, of_fair_share
+from tests_by_module.module_08_multi_node_workers.history import Served
+from tests_by_module.module_08_multi_node_workers.workers_by_node import SERVES_CHECK, by_worker, of_fair_share
 
 pytestmark = pytest.mark.needs("multi_node", "runtime")
 

@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from fixtures.basics.errors import BringUpFailed
 from fixtures.clients import prometheus
-from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.inventory.model import Inventory, NodeSpec
 from fixtures.load.from_node import NodeLoad, background_load
 from fixtures.load.plan import LoadPlan
 from fixtures.load.request import Request
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
+
+# the check that owns that the load is served at all
+SERVES_CHECK = "M08-01"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class Member:
     @property
     def hex_id(self) -> str:
         return f"{self.instance_id:x}"
+
+
+def nodes_with_workers(inventory: Inventory) -> tuple[NodeSpec, ...]:
+    """The nodes that the inventory gives workers. Raises BringUpFailed for fewer than two."""
+    found = inventory.with_role("worker")
+    if len(found) < 2:
+        there = ", ".join(spec.name for spec in found) or "no node"
+        raise BringUpFailed(SERVES_CHECK, f"workers are on {there} only: give a second node the role worker")
+    return found
 
 
 def members(deployment: Deployment, inventory: Inventory) -> list[Member]:
