@@ -11,7 +11,7 @@ from typing import Any
 
 from fixtures.baseline.intervals import log_ratio, mean_interval
 from fixtures.basics.evidence import Evidence
-from fixtures.basics.findings import Findings
+from fixtures.basics.findings import Finding, Findings
 from fixtures.basics.measure import Measure
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import interface_of
@@ -133,21 +133,26 @@ def judge(ways: Sequence[Way], found: Sequence[Judged], measure: Measure, eviden
     """Raises FoundWrong with a sentence for each way that carries nothing, and for each figure beyond its bound."""
     rows = [[each.way.source, each.way.target, *(getattr(each, name) for name in COLUMNS)] for each in found]
     evidence.table("links", ["from", "to", *(name.replace("_", " ") for name in COLUMNS)], rows)
-    wrong = Findings()
+    Findings(wrong_with(ways, found, measure)).judge(ways=[way.ends for way in ways])
+    measure.judge()
+
+
+def wrong_with(ways: Sequence[Way], found: Sequence[Judged], measure: Measure) -> list[Finding]:
+    """What is wrong with the ways, the worst figures being measured."""
+    wrong = []
     for way in ways:
         if len(way.errors) > SPARED:
-            wrong.add(
-                f"{way}: {len(way.errors)} of {len(way.errors) + len(way.sent)} transfers failed: {way.errors[0]}",
-                way=way.ends,
-            )
-    carry = [each for each in found if each.mb_per_s]
+            tries = len(way.errors) + len(way.sent)
+            failed = f"{way}: {len(way.errors)} of {tries} transfers failed: {way.errors[0]}"
+            wrong.append(Finding(failed, way=way.ends))
     for each in found:
         if not each.mb_per_s:
-            wrong.add(
+            nothing = (
                 f"{each.way}: no byte of {TRANSFER_BYTES >> 20} MiB arrives, while single bytes go there and back in "
-                f"{each.round_trip_ms:.2g} ms: frames of full size are lost on the way (MTU)",
-                way=each.way.ends,
+                f"{each.round_trip_ms:.2g} ms: frames of full size are lost on the way (MTU)"
             )
+            wrong.append(Finding(nothing, way=each.way.ends))
+    carry = [each for each in found if each.mb_per_s]
     figures = {name: [it for each in carry if (it := getattr(each, name)) is not None] for name in COLUMNS}
     measure("slowest_mb_per_s", min(each.mb_per_s for each in found) if found else None, n=len(found))
     if shares := figures["of_way_back"]:
@@ -168,6 +173,5 @@ def judge(ways: Sequence[Way], found: Sequence[Judged], measure: Measure, eviden
                 figure = getattr(each, measurement.name)
                 if figure is not None and replace(measurement, value=figure).judgement == "fail":
                     said = SENTENCES[measurement.name].format(**vars(each))
-                    wrong.add(f"{each.way}: {said}; expected {measurement.threshold}", way=each.way.ends)
-    wrong.judge(ways=[way.ends for way in ways])
-    measure.judge()
+                    wrong.append(Finding(f"{each.way}: {said}; expected {measurement.threshold}", way=each.way.ends))
+    return wrong
