@@ -11,7 +11,8 @@ from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.capabilities import has_torch
-from fixtures.fabric.collectives import ByPairs, Collected, Rank, backend_of, collect, collect_by_pairs
+from fixtures.fabric.bisection import Bisecting, bisect
+from fixtures.fabric.collectives import Collected, Rank, backend_of, collect
 from fixtures.fabric.judged import PERFTEST_LOCKS_BYTES, absent_or_down, held_back, wrong_addresses, wrong_gids
 from fixtures.fabric.kept import Kept, look_at_files
 from fixtures.fabric.limits import limits_of_workers
@@ -225,7 +226,7 @@ def collectives(collecting: Callable[[Sequence[Node]], Collected], torch_nodes: 
 
 
 @pytest.fixture(scope="package")
-def by_pairs(collecting: Callable[[Sequence[Node]], Collected], torch_nodes: dict[str, Node]) -> ByPairs:
-    """The same between each two of more than two nodes, once it is asked for; of two there is nothing more to learn."""
-    nodes = list(torch_nodes.values())
-    return cache(lambda: collect_by_pairs(nodes, collecting) if len(nodes) > 2 else {})
+def bisecting(collecting: Callable[[Sequence[Node]], Collected], torch_nodes: dict[str, Node]) -> Bisecting:
+    """The same over halves and pairs of these nodes, each done once."""
+    nodes, once = tuple(torch_nodes.values()), cache(collecting)
+    return lambda fails: bisect(nodes, once, fails)

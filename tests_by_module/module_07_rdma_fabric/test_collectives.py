@@ -1,6 +1,6 @@
 """What ranks of several nodes do together, as tensor parallel engines over nodes do: right bytes, and how fast."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,8 +9,10 @@ from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.merged import folded
 from fixtures.cluster.nodes import Node
-from fixtures.fabric.collectives import ByPairs, Collected, narrowest
+from fixtures.fabric.bisection import Bisected, Bisecting
+from fixtures.fabric.collectives import Collected, narrowest
 from fixtures.fabric.rates import common_of_pairs
 from fixtures.kv.floor import Link
 
@@ -27,14 +29,15 @@ VALUES_CHECK = "M07-22"
     by_hand="all_gather_perf -c 1 of nccl-tests under mpirun; gloo: torch.distributed of the runtime's Python",
 )
 def test_collectives_give_all_ranks_the_right_values(
-    collectives: Collected, by_pairs: ByPairs, measure: Measure, evidence: Evidence
+    collectives: Collected, bisecting: Bisecting, measure: Measure, evidence: Evidence
 ) -> None:
     """Collectives over all nodes leave the right values at each rank."""
     evidence.nodes(*dict.fromkeys(rank.node.name for rank in collectives.ranks))
     for name, log in collectives.logs.items():
         evidence.text(f"what {name} said", log)
     if collectives.failed:
-        Findings([*collectives.failed, *_of_pairs(by_pairs, lambda pair, found: bool(found.failed))]).judge()
+        parts = bisecting(lambda names, found: bool(found.failed))
+        Findings([*collectives.failed, *_narrowed(parts, evidence)]).judge()
     first = collectives.done[0]
     taken = f"torch {first.torch}, {collectives.backend} on {first.device}, {len(collectives.ranks)} ranks"
     evidence.note("by", f"{taken}; {first.memory_bytes / 1e9:.3g} GB of memory were available at the least")
@@ -45,8 +48,8 @@ def test_collectives_give_all_ranks_the_right_values(
     evidence.table("values", ["rank", "operation", "bytes", "wrong values"], rows)
     measured = measure("wrong_values", sum(row.wrong for _, row in found), n=len(found))
     if measured.judgement == "fail":
-        wrong = _of_pairs(by_pairs, lambda pair, found: bool(found.failed or found.wrong()))
-        Findings([*collectives.wrong(), *wrong]).judge()
+        parts = bisecting(lambda names, found: bool(found.failed or found.wrong()))
+        Findings([*collectives.wrong(), *_narrowed(parts, evidence)]).judge()
     measure.judge()
 
 
@@ -56,16 +59,30 @@ def figures_of(found: Collected, link: Link) -> dict[str, float]:
     return {**speeds, f"{found.backend}_least_of_link": min(speeds.values()) / (link.bytes_per_s / 1e9)}
 
 
-def _of_pairs(by_pairs: ByPairs, fails: Callable[[tuple[str, str], Collected], bool]) -> list[str]:
-    """A sentence on which of more than two nodes fail in pairs, too, and what these pairs have in common."""
-    if not (pairs := by_pairs()):
-        return []
-    bad = [pair for pair, found in pairs.items() if fails(pair, found)]
+def _narrowed(found: Bisected, evidence: Evidence) -> list[str]:
+    """Sentences on which of more than two nodes fail in smaller parts, too, and what these have in common."""
+    if found.parts:
+        rows = [[folded(part), "fails" if bad else "sound"] for part, bad in found.parts.items()]
+        evidence.table("parts", ["nodes", "by themselves"], rows)
+    said = [
+        f"{folded(part)} fail together, and each half of them is sound: look at what all of them use, as a switch"
+        for part in found.whole
+    ]
+    if found.left and not found.pairs:
+        nodes = folded(found.left)
+        return [
+            *said,
+            f"parts of two or three nodes fail as well, in all of {nodes}: look at what these have in common",
+        ]
+    if not found.pairs:
+        return said
+    bad = [pair for pair, fails in found.pairs.items() if fails]
     if not bad:
-        return ["each two nodes by themselves are sound: look at what all together use, as a switch"]
-    said = f"by themselves {', '.join(' and '.join(pair) for pair in bad)} fail as well, of {len(pairs)} pairs"
-    shared = common_of_pairs(bad, pairs)
-    return [f"{said}; {shared}" if shared else said]
+        nodes = f"of {folded(found.left)}, which fail together, " if found.parts else ""
+        return [*said, f"{nodes}each two nodes by themselves are sound: look at what all together use, as a switch"]
+    pairs = f"by themselves {', '.join(' and '.join(pair) for pair in bad)} fail as well, of {len(found.pairs)} pairs"
+    shared = common_of_pairs(bad, found.pairs)
+    return [*said, f"{pairs}; {shared}" if shared else pairs]
 
 
 @check(
@@ -79,7 +96,7 @@ def _of_pairs(by_pairs: ByPairs, fails: Callable[[tuple[str, str], Collected], b
 )
 @pytest.mark.performance
 def test_collectives_are_nearly_as_fast_as_their_link(
-    collectives: Collected, torch_nodes: dict[str, Node], by_pairs: ByPairs, measure: Measure, evidence: Evidence
+    collectives: Collected, torch_nodes: dict[str, Node], bisecting: Bisecting, measure: Measure, evidence: Evidence
 ) -> None:
     """Collectives over all nodes are nearly as fast as the link between them."""
     if collectives.failed:
@@ -112,13 +129,13 @@ def test_collectives_are_nearly_as_fast_as_their_link(
         )
         bounds = {each.name: each.threshold.min or 0.0 for each in failed if each.threshold}
 
-        def slow(pair: tuple[str, str], found: Collected) -> bool:
+        def slow(names: Sequence[str], found: Collected) -> bool:
             if found.failed:
                 return True
-            carried = figures_of(found, narrowest([torch_nodes[name] for name in pair], found.backend))
+            carried = figures_of(found, narrowest([torch_nodes[name] for name in names], found.backend))
             return any(carried[name] < least for name, least in bounds.items())
 
-        wrong.extend(_of_pairs(by_pairs, slow))
+        wrong.extend(_narrowed(bisecting(slow), evidence))
     networks = collectives.networks()
     over_rdma = collectives.backend == "nccl" and all(
         "rdma" in node.spec.dynamo_capabilities for node in torch_nodes.values()
