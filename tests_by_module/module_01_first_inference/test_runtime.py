@@ -8,7 +8,10 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import CommandResult
+from fixtures.product.deployments.deployment import Equipment
 from fixtures.run import Run
 
 IMPORT_WITHIN_S = 120
@@ -59,12 +62,16 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
 @pytest.mark.needs("runtime")
 def test_runtime_imports(run: Run, inventory: Inventory, evidence: Evidence):
     """Every module that the runtime declares can be imported in a fresh interpreter."""
-    wrong = Findings()
-    for name, equipment in run.equipment().items():
+
+    def tried(equipment: Equipment) -> CommandResult:
+        name = equipment.node.name
         modules = inventory.runtime(inventory.node(name).dynamo_runtime).imports
         assert modules, f"the runtime of {name} declares no imports: nothing to try"
         argv = [equipment.runtime.python, "-c", IMPORT, *modules]
-        done = equipment.node.run(argv, deadline=Deadline(IMPORT_WITHIN_S, f"imports on {name}"), expect=None)
+        return equipment.node.run(argv, deadline=Deadline(IMPORT_WITHIN_S, f"imports on {name}"), expect=None)
+
+    wrong, there = Findings(), run.equipment()
+    for name, done in zip(there, in_parallel(tried, list(there.values())), strict=True):
         evidence.text(f"imports on {name}", done.stdout + done.stderr)
         if done.rc:
             wrong.add(done.last_words, node=name)

@@ -11,10 +11,12 @@ from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline, pause, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
+from fixtures.basics.parallel import in_parallel
 from fixtures.basics.require import require
 from fixtures.clients.etcd import Etcd
 from fixtures.clients.inference import InferenceEndpoint, complete, listed_models
 from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.nodes import Node
 from fixtures.cluster.nodes.addresses import split_port, with_port
 from fixtures.product.deployments.deployment import READY_WITHIN_S, Deployment
 from fixtures.product.deployments.managed import ManagedDeployment
@@ -193,16 +195,23 @@ def test_etcd_is_reached_from_every_node(
     addresses = [spec.dynamo_data_address for spec in inventory.with_role("etcd")]
     if not inventory.cluster.dynamo_managed:
         addresses = [require(urlsplit(deployment.settings.etcd_url).hostname, "host in dynamo_etcd_url")]
-    evidence.text("advertised client URLs", "\n".join(etcd.member_urls()))
-    wrong = Findings()
-    for node in run.nodes().values():
+    assert addresses, "no node has the role etcd: nothing to reach"
+    advertised = etcd.member_urls()
+    evidence.text("advertised client URLs", "\n".join(advertised))
+
+    def unreached(node: Node) -> list[str]:
+        found = []
         for address in addresses:
             argv = [node.python, "-I", "-c", CONNECT, address, str(port)]
             done = node.run(argv, deadline=Deadline(CONNECT_WITHIN_S, f"etcd from {node.name}"), expect=None)
             if done.rc:
-                at = f"{with_port(address, port)} ({done.last_words}); etcd advertises {etcd.member_urls()}"
-                wrong.add(f"{node.name} does not reach etcd at {at}", node=node.name)
-    assert addresses, "no node has the role etcd: nothing to reach"
+                at = f"{with_port(address, port)} ({done.last_words}); etcd advertises {advertised}"
+                found.append(f"{node.name} does not reach etcd at {at}")
+        return found
+
+    wrong, nodes = Findings(), list(run.nodes().values())
+    for node, found in zip(nodes, in_parallel(unreached, nodes), strict=True):
+        wrong.extend(found, node=node.name)
     wrong.judge()
 
 

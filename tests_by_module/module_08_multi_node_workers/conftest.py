@@ -10,6 +10,7 @@ import pytest
 
 from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.errors import BringUpFailed
+from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
 from fixtures.cluster.probes.probe import links
@@ -139,11 +140,12 @@ def scaled(run: Run, inventory: Inventory, spread: placement.Placement, form: st
 @pytest.fixture(scope="package")
 def node_facts(nodes: dict[str, Node], inventory: Inventory, worker_nodes: list[str]) -> dict[str, NodeFacts]:
     """Of each node with workers: its addresses as found, its devices as declared."""
-    found = {}
-    for name in worker_nodes:
+
+    def of(name: str) -> NodeFacts:
         spec = inventory.node(name)
-        found[name] = NodeFacts(name, spec.dynamo_data_address, links(nodes[name]), spec.dynamo_rdma_devices)
-    return found
+        return NodeFacts(name, spec.dynamo_data_address, links(nodes[name]), spec.dynamo_rdma_devices)
+
+    return dict(zip(worker_nodes, in_parallel(of, worker_nodes), strict=True))
 
 
 @pytest.fixture(scope="package")

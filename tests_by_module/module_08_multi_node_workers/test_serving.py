@@ -9,6 +9,7 @@ from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.parallel import in_parallel
 from fixtures.basics.require import require
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
@@ -73,7 +74,9 @@ def test_node_that_served_is_known(
         f"workers registered addresses that are not the data address of a node: {lost_ones}; data addresses are "
         f"{', '.join(spec.dynamo_data_address for spec in inventory.nodes)}"
     )
-    listening = {node: sockets(nodes[node])["listening"] for _, _, node in at_home}
+    homes = sorted({node for _, _, node in at_home})
+    looks = in_parallel(lambda node: sockets(nodes[node])["listening"], homes)
+    listening = dict(zip(homes, looks, strict=True))
     ports = {worker.instance_id: worker.port for worker in deployment.registered_workers()}
     rows, wrong = [], Findings()
     for worker, address, node in at_home:
