@@ -13,7 +13,7 @@ from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
-from fixtures.basics.merged import folded
+from fixtures.basics.merged import by_value, folded, only_other
 from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory, NodeSpec
 from fixtures.cluster.nodes import Node
@@ -91,12 +91,11 @@ def test_nodes_have_the_same_versions(run: Run, inventory: Inventory, evidence: 
     evidence.table("versions", ["what", *run.nodes()], [[it, *map(on.get, run.nodes())] for it, on in versions.items()])
     on_several = {what: on for what, on in versions.items() if len(on) > 1}
     assert on_several, "nothing is installed on more than one node: nothing to compare"
-    wrong = [
-        f"{what} differs between nodes: " + ", ".join(f"{version} on {name}" for name, version in on.items())
-        for what, on in on_several.items()
-        if len(set(on.values())) > 1
-    ]
-    Findings(wrong).judge()
+    wrong = Findings()
+    for what, on in on_several.items():
+        if len(set(on.values())) > 1:
+            wrong.add(f"{what} differs between nodes: {by_value(on)}", node=only_other(on))
+    wrong.judge()
 
 
 @check(
@@ -193,8 +192,10 @@ def test_data_links_have_one_mtu(inventory: Inventory, links_of: dict[str, dict[
     evidence.table("MTU", ["node", "bytes"], mtus.items())
     if len(mtus) < 2:
         raise CouldNotLook(f"{len(mtus)} nodes have their data address on an interface: nothing to compare")
-    told = ", ".join(f"{mtu} on {name}" for name, mtu in mtus.items())
-    assert len(set(mtus.values())) == 1, f"the MTU of the data links differs: {told}"
+    wrong = Findings()
+    if len(set(mtus.values())) > 1:
+        wrong.add(f"the MTU of the data links differs: {by_value(mtus)}", node=only_other(mtus))
+    wrong.judge()
 
 
 @check(

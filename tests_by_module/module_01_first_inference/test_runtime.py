@@ -1,13 +1,16 @@
 """What is installed on the nodes, and what the nodes are."""
 
+from collections import defaultdict
+
 import pytest
 
 from fixtures.basics.check import check
 from fixtures.basics.deadline import Deadline
 from fixtures.basics.errors import CouldNotLook
 from fixtures.basics.evidence import Evidence
-from fixtures.basics.findings import Findings
+from fixtures.basics.findings import Finding, Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.merged import by_value, only_other
 from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import CommandResult
@@ -47,7 +50,7 @@ def test_runtime_is_installed_as_pinned(run: Run, inventory: Inventory, evidence
                 found = runtime.versions.get(package)
                 rows.append([name, package, pinned, found or "absent"])
                 if found != pinned:
-                    wrong.add(f"{name}: expected {package} {pinned} in {runtime.path}, got {found or 'none'}")
+                    wrong.add(f"expected {package} {pinned} in {runtime.path}, got {found or 'none'}", node=name)
     evidence.table("packages", ["node", "package", "pinned", "installed"], rows)
     assert rows, "the inventory pins no package: nothing to compare"
     wrong.judge()
@@ -115,8 +118,11 @@ def test_gpus_of_worker_nodes_are_alike(run: Run, inventory: Inventory, evidence
     evidence.table("GPUs", ["node", "GPU", "driver", "CUDA", "memory MiB"], rows)
     measure("gpu_count_per_node_min", min(len(f["gpu"]["found"]) for f in found.values()), n=len(found))
     assert rows, "no node with workers shows a GPU: nothing to compare"
-    kinds = {tuple(row[1:4]) for row in rows}
-    if len(kinds) > 1:
-        seen = Findings(f"{node} has {gpu}, driver {driver}, CUDA {cuda}" for node, gpu, driver, cuda, _ in rows)
-        seen.judge(f"expected one kind of GPU, driver and CUDA, got {len(kinds)}")
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for node, gpu, driver, cuda, _ in rows:
+        kinds[node].add(f"{gpu} with driver {driver} and CUDA {cuda}")
+    if (count := len(set.union(*kinds.values()))) > 1:
+        on = {node: " and ".join(sorted(each)) for node, each in kinds.items()}
+        seen = Findings([Finding(by_value(on), node=only_other(on))])
+        seen.judge(f"expected one kind of GPU, driver and CUDA, got {count}")
     measure.judge()
