@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,9 +37,10 @@ HUNG_AFTER_S = 8.0
 # one that takes longer than that is not served as before
 SERVED_WITHIN_S = 4.0
 ENOUGH = 10  # requests in a row that show that all is well
-# in that time TCP has sent anew what was lost in an outage of some seconds, so that everybody knows of it
 SUPERVISED_S = 30.0
-GOES_ON_S = 3.0
+# all is well for so long while the load goes on; after an outage at least as long as it was: TCP doubles its pauses, so
+# that only then everybody has asked etcd once more, and those whose lease is lost have ended
+GOES_ON_S = 5.5
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,10 @@ def lose(
     with steady_load(run, deployment, **load) as sent:
         _quiet_beginning(sent, name)
         with in_place(fault, sent.mark, healed_within_s=deployment.ready_within_s):
+            began_s = time.monotonic()
             pause(hold, "the fault to last") if isinstance(hold, int | float) else hold()
-        ended, restarted = _supervise(deployment, sent)
-        pause(GOES_ON_S, "the load to go on")
+            held_s = time.monotonic() - began_s
+        ended, restarted = _supervise(deployment, sent, max(held_s, GOES_ON_S))
         after = registered(deployment)
         result = sent.finish()
     hit_ids = frozenset(before[worker.system_url] for worker in victims)
@@ -213,12 +216,13 @@ def make_whole(deployment: ManagedDeployment) -> dict[str, int]:
     return registered(deployment)
 
 
-def _supervise(deployment: ManagedDeployment, sent: NodeLoad) -> tuple[dict[str, int | None], Moment | None]:
+def _supervise(
+    deployment: ManagedDeployment, sent: NodeLoad, settles_s: float
+) -> tuple[dict[str, int | None], Moment | None]:
     """What had ended, and when it was ready again."""
     told: list[Moment] = []
-    found = supervise(
-        deployment, Deadline(SUPERVISED_S, "all to be well again"), tell=lambda what: told.append(sent.mark(what))
-    )
+    deadline = Deadline(SUPERVISED_S + settles_s, "all to be well again")
+    found = supervise(deployment, deadline, settles_s, tell=lambda what: told.append(sent.mark(what)))
     if found.not_well:
         sent.mark("not well")  # what that means to a client is judged
     return found.ended, told[-1] if told else None
