@@ -218,7 +218,7 @@ def test_links_carry_data_alike_in_both_directions(
         tried = [way.ends for way in ways]
         wrong = wrong_with(ways, judged(ways, within, ports), measure.blank())
         failed = suspects([each.way for each in wrong if each.way], tried)
-        ways += measured(there, left_of(there, failed, set(tried)))[0] if failed else []
+        ways += measured(there, left_of(there, failed, set(tried)), within=False)[0] if failed else []
         besides = f"all ways of {folded(failed)}, which fail" if failed else "no more of any node"
         evidence.note(
             "sample",

@@ -13,6 +13,7 @@ from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.merged import folded
 from fixtures.basics.parallel import in_parallel
 from fixtures.clients.answer import addressed_to
 from fixtures.clients.inference import complete
@@ -86,17 +87,20 @@ def a_few(names: Sequence[str], seed: int) -> list[str]:
     "M04-15",
     judged="it registers from a node without the frontend, and answers a request that names it; on the first such "
     "node, the last and three more, drawn by the run's seed",
-    evidence="measurement",
+    evidence="measurement, sample",
     by_hand="a worker on another node; nvext.backend_instance_id",
     causes=[27],
 )
 @pytest.mark.needs("managed", why="breaks")
 def test_worker_that_joins_on_another_node_serves(
-    run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure
+    run: Run, managed: ManagedDeployment, inventory: Inventory, measure: Measure, evidence: Evidence
 ):
     """A worker that joins on a node without the frontend is found and serves requests addressed to it."""
-    took_s = []
-    for name in a_few(inventory.require_away_from_frontend(), run.seed):
+    every, took_s = inventory.require_away_from_frontend(), []
+    chosen = a_few(every, run.seed)
+    if len(chosen) < len(every):
+        evidence.note("sample", f"{folded(chosen)} of {len(every)} nodes, drawn by the seed {run.seed}")
+    for name in chosen:
         with run.joined_worker(managed, on=name) as worker:
             registers = Deadline(READY_WITHIN_S, f"{worker.name} to register")
             registered = managed.wait_until_registered(worker, registers)

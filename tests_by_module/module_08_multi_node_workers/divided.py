@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.errors import NotOffered
 from fixtures.fit.layout import Layout, cannot
 from fixtures.fit.model_config import FitError, config_of
 from fixtures.fit.quantization import declared
@@ -22,14 +22,15 @@ def layout_over(members: Sequence[Member], axis: Axis) -> Layout:
 def divisible(members: Sequence[Member], axis: Axis, config: Mapping[str, Any]) -> Sequence[Member]:
     """The most of the first members over which vLLM divides the model of that config.json.
 
-    Raises CouldNotLook where two are too many already.
+    Raises NotOffered where two are too many already.
     """
     why = ["there is one node"]
     for count in range(len(members), 1, -1):
         if not (why := _refusals(config, layout_over(members[:count], axis))):
             return members[:count]
     names = " and ".join(each.facts.name for each in members[:2])
-    raise CouldNotLook(f"vLLM cannot divide this model by {axis} over {names}: {'; '.join(why)}")
+    said = f"vLLM cannot divide this model by {axis} over {names}: {'; '.join(why)}"
+    raise NotOffered(f"{said}; dynamo_model names another")
 
 
 def _refusals(config: Mapping[str, Any], layout: Layout) -> list[str]:
