@@ -20,7 +20,7 @@ from fixtures.clients.prometheus import Metrics
 from fixtures.cluster.probes.pace import paces
 from fixtures.load.formulas import figure
 from fixtures.load.from_node import LoadResult
-from fixtures.load.refused import by_client, of_machine, starved
+from fixtures.load.refused import busy_percent, by_client, of_machine, starved
 from fixtures.load.request import COMPLETED
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
@@ -70,8 +70,9 @@ def test_several_clients_are_one_measurement(
     "M12-19",
     judged="every node with the role client runs AIPerf with half of a load or less, all at once and for three "
     "minutes or more: within what time they began, which may be 1 % of the time in which all of them sent; requests "
-    "and tokens against the frontend's counters; a client's node whose processors were busy, slow or its host's is "
-    "refused, and with it every number; percentiles of all records together, throughput over the common time",
+    "and tokens against the frontend's counters; how busy the processors of the clients' nodes were; a node whose "
+    "processors were slow or its host's is refused, and with it every number; percentiles of all records together, "
+    "throughput over the common time",
     evidence="table of clients",
     by_hand="aiperf profile on each client at once, and all profile_export.jsonl together",
 )
@@ -99,7 +100,10 @@ def test_aiperf_on_several_clients_is_one_measurement(
     together = aiperf_together(clients, tools, deployment.load_url, model, plans, texts, 4 * LONG_S)
     end = paces(nodes)
     counted, _ = counted_since(deployment, before, len(together.requests))
-    refused = [f"{name}: {why}" for name in nodes if (why := of_machine(begin.get(name), end.get(name)))]
+    seen = {name: (begin.get(name), end.get(name)) for name in nodes}
+    refused = [f"{name}: {why}" for name, each in seen.items() if (why := of_machine(*each))]
+    busy = [percent for each in seen.values() if (percent := busy_percent(*each)) is not None]
+    measure("client_node_busy_percent", max(busy, default=None), n=len(busy))
     judge_one_load(together, counted, names, measure, evidence, refused)
 
 
