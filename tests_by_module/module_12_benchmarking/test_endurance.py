@@ -8,6 +8,7 @@ from statistics import fmean
 import pytest
 
 from fixtures.basics.check import check
+from fixtures.basics.deadline import Deadline, DeadlineExceeded, wait_until
 from fixtures.basics.errors import NotMeasured, NotOffered
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
@@ -21,7 +22,7 @@ from fixtures.drift.judges import unseen_processes
 from fixtures.drift.sample import Sample
 from fixtures.product.deployments.deployment import Deployment
 from fixtures.run import Run
-from tests_by_module.module_12_benchmarking.loads import Loads
+from tests_by_module.module_12_benchmarking.loads import FREED_WITHIN_S, Loads
 
 pytestmark = [
     pytest.mark.needs("managed", why="next_to"),
@@ -67,14 +68,14 @@ def endured(
     count = max(20, round(usual.requests_per_s * pytestconfig.getoption("--endurance") / ROUNDS))
     plan = sizes.at_once(usual.plan.concurrency or 1, seed + 500)
     taken, rounds, leases, blocks = len(run.history.samples), [], [], []
-    gauge, without = deployment.settings.dialect.metrics.frontend_kv_blocks, why_no_kv_blocks(deployment)
+    without = why_no_kv_blocks(deployment)
     for number in range(1, ROUNDS + 1):
         rounds.append(shapes.send(f"round {number}", replace(plan, seed=plan.seed + number, count=count)))
         run.history.take(f"endurance, round {number}")
         with deployment.etcd_client() as etcd:
             leases.append(len({key.lease_id for key in etcd.prefix("v1/") if key.lease_id}))
         if not without:
-            blocks.append(deployment.frontend_metrics().total(gauge))
+            blocks.append(kv_blocks_left(deployment))
     return Endured(rounds, run.history.samples[taken:], leases, blocks, without)
 
 
@@ -87,12 +88,27 @@ def why_no_kv_blocks(deployment: Deployment) -> str:
     return "" if shown else NO_KV_ROUTER.format(settings.router_mode)
 
 
+def kv_blocks_left(deployment: Deployment, within_s: float = FREED_WITHIN_S) -> float:
+    """How many are in use: 0 as soon as all are free, else those that are not after so many seconds."""
+    gauge, used = deployment.settings.dialect.metrics.frontend_kv_blocks, 0.0
+
+    def look() -> tuple[float | None, object]:
+        nonlocal used
+        used = deployment.frontend_metrics().total(gauge)
+        return (None if used else used), f"{used:g} in use"
+
+    try:
+        return wait_until(look, Deadline(within_s, "the KV blocks of a round to be free"))
+    except DeadlineExceeded:
+        return used
+
+
 @check(
     "M12-17",
     judged="after each of nine rounds of a load: memory, descriptors and threads of each process over the requests "
     "that it served, as a slope with its 95 % interval, of which the lower end is judged; one that is not known to "
-    "within its bound is not covered. Leases, which stay as they are, KV blocks in use, of which none are left after "
-    "any round, and TTFT and ITL of the last third over the first, with their slopes",
+    "within its bound is not covered. Leases, which stay as they are, KV blocks in use, of which none are left 5 s "
+    "after any round, and TTFT and ITL of the last third over the first, with their slopes",
     evidence="chart, tables of slopes and rounds",
     by_hand="grep -E 'VmRSS|Threads' /proc/PID/status under a load, for hours",
 )
