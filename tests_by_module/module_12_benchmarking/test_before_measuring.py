@@ -45,6 +45,7 @@ def test_client_is_not_the_bottleneck(swept: Swept, evidence: Evidence, measure:
     header = ["load", "share of its core, at most", "late, ms p99", "lag, ms p99", "waited for a processor"]
     evidence.table("the client", header, rows)
     Findings(filter(None, [swept.starved])).judge()
-    measure("loads_beyond_stated_error", less_exact(swept.loads, evidence), n=len(costs))
+    beyond = less_exact((each.less_exact for each in swept.loads), "load", evidence)
+    measure("loads_beyond_stated_error", beyond, n=len(costs))
     measure("client_cpu_percent", max(100 * it.cpu_share_max for it in costs.values()), n=len(costs))
     measure.judge()

@@ -13,6 +13,7 @@ from fixtures.basics.errors import NotMeasured
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.benchmark.accounts import less_exact
 from fixtures.benchmark.sending import Sent, counted_since
 from fixtures.benchmark.sizes import Sizes
 from fixtures.benchmark.together import Pooled, aiperf_together, send_together
@@ -59,9 +60,8 @@ def test_several_clients_are_one_measurement(
     before = deployment.frontend_metrics()
     together, loads = send_together(clients, deployment.load_url, deployment.settings.model_name, plans, late_s)
     counted, _ = counted_since(deployment, before, len(together.requests))
-    less_exact, refused = wrong_with_clients(loads)
-    evidence.table("beyond its stated error", ["client and why"], [(why,) for each in less_exact for why in each])
-    measure("loads_beyond_stated_error", len(less_exact), n=len(loads))
+    reasons, refused = wrong_with_clients(loads)
+    measure("loads_beyond_stated_error", less_exact(reasons, "client", evidence), n=len(loads))
     shares = {name: it.client.cpu_share_max for name, it in loads.items()}
     judge_one_load(together, counted, names, measure, evidence, refused, shares)
 
@@ -108,15 +108,14 @@ def test_aiperf_on_several_clients_is_one_measurement(
 
 
 def wrong_with_clients(loads: Mapping[str, LoadResult]) -> tuple[list[list[str]], list[str]]:
-    """Of each client that is less exact than `fixtures calibrate` says its reasons; and those that were starved."""
-    less_exact, refused = [], []
+    """Of each client why it is less exact than `fixtures calibrate` says, if it is; and those that were starved."""
+    why_less_exact, refused = [], []
     for name, load in loads.items():
         itl_ms = figure(load.requests, "itl_ms", 50).value or 0.0
-        if reasons := by_client(load.client, itl_ms):
-            less_exact.append([f"{name}: {why}" for why in reasons])
+        why_less_exact.append([f"{name}: {why}" for why in by_client(load.client, itl_ms)])
         if why := starved(load.client, itl_ms):
             refused.append(f"{name}: {why}")
-    return less_exact, refused
+    return why_less_exact, refused
 
 
 def judge_one_load(
@@ -155,7 +154,7 @@ def judge_one_load(
         wrong.add(f"usage has {tokens} tokens, and the frontend counted {told:g}")
     wrong.judge()
     if refused:
-        raise NotMeasured(refused[0])
+        raise NotMeasured("\n".join(refused))
     measure("began_apart_percent", 100 * together.apart_s / together.long_s, n=len(together.by_client))
     measure("output_tokens_per_s", together.tokens_per_s, n=len(together.inside))
     measure("ttft_ms_p95", ttft_ms_p95["all, pooled"], n=len(together.requests))
