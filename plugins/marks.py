@@ -45,7 +45,10 @@ MARKERS = {
     "real_engine": ("derived from needs('real_engine')", '-m "not real_engine"'),
     "smoke": ("the few checks that show whether a module works at all", "-m smoke"),
     "nightly": ("the long form of a check, for the night", '-m "not nightly"'),
-    "endurance": ("loads the deployment for as long as --endurance says", "-m endurance --endurance 3600"),
+    "endurance": (
+        "loads the deployment for as long as --endurance says, or judges what nodes say meanwhile",
+        "-m endurance --endurance 3600",
+    ),
     "at_end": ("after all other checks: it judges what they all have seen", '-m "not at_end"'),
     "long_wait(together=False)": (
         "waits long for a deployment of its own: with -n it goes to any runner, or `together` with those of its file",

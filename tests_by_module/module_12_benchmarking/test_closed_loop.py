@@ -91,7 +91,7 @@ def test_knee_is_found_and_throughput_is_held_beyond_it(
     measure("requests_per_s_at_knee", highest, n=len(at.completed), of=at.name)
     parts = at.parts(PARTS)
     measure("output_tokens_per_s_at_knee", at.tokens_per_s, n=len(at.completed), repeats=parts, of=at.name)
-    below, beyond = sweep[1], sweep[-1]  # the same in every night, wherever the knee is found
+    below, beyond = sweep[1], sweep[-1]  # wherever the knee is found; a sweep may end early, and `of` says where
     ttft_ms, itl_ms, parts = below.ttft_ms, beyond.itl_ms, beyond.parts(PARTS)
     measure("ttft_ms_below_knee", mean(ttft_ms), n=len(ttft_ms), repeats=batches(ttft_ms, PARTS), of=below.name)
     measure("itl_ms_beyond_knee", mean(itl_ms), n=len(itl_ms), repeats=batches(itl_ms, PARTS), of=beyond.name)
