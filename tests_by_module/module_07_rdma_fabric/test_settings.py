@@ -36,8 +36,8 @@ SMALL, PINGS, PING_WITHIN_S = 84, 3, 2
 
 @check(
     "M07-06",
-    judged="an IPv4 address on the interface of each declared device: not link-local, one subnet for each rail, which "
-    "no other interface of the node overlaps, the same at both ends; and a MAC that no other of them has",
+    judged="an IPv4 address on the interface of each declared device: not link-local, one subnet for each rail, the "
+    "same at both ends, that no other interface has, whole or in part; and a MAC that no other of them has",
     evidence="table of addresses",
     by_hand="on each node: ip -4 address",
 )
