@@ -8,6 +8,7 @@ from fixtures.basics.errors import BlockedByHardware, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
+from fixtures.basics.merged import by_value, folded
 from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
 from fixtures.cluster.nodes import Node
@@ -196,10 +197,11 @@ def test_processes_may_lock_memory(
     measure.judge()
     if unknown := [f"{user.name} ({user.pid}) of {name}" for name, user in every if user.most_bytes is None]:
         raise CouldNotLook(f"the limit of locked memory of {', '.join(unknown)} could not be read")
-    if not of_services and (blind := [name for name in unseen if not users[name]]):
+    if not of_services and (blind := [name for name in users if not users[name]]):
+        hidden = by_value({name: unseen[name] for name in blind if name in unseen})
         raise CouldNotLook(
-            f"{blind[0]}: no process was seen to use RDMA, and {unseen[blind[0]]}. Run the suite as their user, or "
-            "look by hand and leave M07-11 out of dynamo_requires"
+            f"{folded(blind)}: no process was seen to use RDMA{f', and {hidden}' if hidden else ''}. Run the suite "
+            "while the services run, as their user, or look by hand and leave M07-11 out of dynamo_requires"
         )
 
 
