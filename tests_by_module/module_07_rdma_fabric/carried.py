@@ -35,6 +35,7 @@ class Carried:
     """A load: why ways carried nothing, what each way sent, and what the nodes counted during all of it."""
 
     during: str
+    tool: Tool = "ib_write_bw"
     refused: dict[Way, Refused] = field(default_factory=dict)
     sent_bytes: dict[Way, int] = field(default_factory=dict)
     grown: list[Grown] = field(default_factory=list)
@@ -170,7 +171,7 @@ def lasting(tool: Tool, way: Way, gbit_per_s: float, seconds: float, sizes: tupl
 
 def each_alone_by(tool: Tool, load: Load, ports: Ports, alone: Alone) -> Alone:
     """What another tool carries, as long as a write was measured to need."""
-    found = Alone(during=f"{tool}, each way alone")
+    found = Alone(during=f"{tool}, each way alone", tool=tool)
 
     def all_turns() -> None:
         for ways in turns(ports):
@@ -211,7 +212,7 @@ def together(
     load: Load, ports: Ports, alone: Alone, tool: Tool = "ib_write_bw", seconds: float = TOGETHER_S
 ) -> Together:
     """By a tool that carried `alone` what is said there, for about so many seconds."""
-    found = Together() if tool == "ib_write_bw" else Together(during=f"{tool}, all rails at once")
+    found = Together() if tool == "ib_write_bw" else Together(during=f"{tool}, all rails at once", tool=tool)
 
     def all_pairs() -> None:
         for pairs in rounds(list(ports)):
