@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from fixtures.basics.check import check
-from fixtures.basics.errors import CouldNotLook
+from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.evidence import Evidence
 from fixtures.basics.findings import Findings
 from fixtures.basics.measure import Measure
@@ -37,6 +37,8 @@ pytestmark = [
 ]
 
 Rails = list[tuple[HcaPort, HcaPort]]
+# the check that owns the writes over all rails at once
+ALL_RAILS_CHECK = "M07-17"
 BULK = 65536  # from this size on a message is long enough to fill a link
 LATENCY_BYTES, LATENCY_TIMES = 8, 500
 ROWS = ["from", "to", "Gb/s"]
@@ -179,7 +181,9 @@ def test_reads_over_all_rails_at_once_keep_up_with_writes(
     reads, of_both = reads_at_once.rates, reads_at_once.both
     ways = [each for by_ends in (reads, of_both) for rates in by_ends.values() for each in rates.items()]
     evidence.table("reads", ROWS, [[str(way.source), str(way.target), rate] for way, rate in ways])
-    Findings(map(str, [*reads_at_once.refused.values(), *at_once.refused.values()])).judge()
+    Findings(map(str, reads_at_once.refused.values())).judge()
+    if at_once.refused:
+        raise BringUpFailed(ALL_RAILS_CHECK, *map(str, at_once.refused.values()))
     measure("least_sum_gbit_per_s", min(sum(rates.values()) for rates in reads.values()), n=len(reads))
     shares, in_both = (
         {ends: sum(rates.values()) / sum(writes[ends].values()) for ends, rates in by_ends.items()}
