@@ -127,9 +127,14 @@ def test_both_directions_at_once_do_not_slow_each_other(
     rows = [[str(way.source), str(way.target), rate, shares[way]] for way, rate in in_both.rates.items()]
     evidence.table("both directions at once", ["one end", "the other", "Gb/s, both added", "of alone"], rows)
     least = measure("least_of_alone", _least(shares), n=len(shares))
-    of_rails = {each: share for way, share in shares.items() for each in (way, way.back)}
+    slow = out_of_bounds(least, shares)
     wrong = Findings(map(str, in_both.refused.values()))
-    wrong.extend(slow_ways([(least, of_rails)], [each for way in in_both.refused for each in (way, way.back)]))
+    wrong.extend(f"{way} and back: {least.of_one(share)}" for way, share in slow.items())
+    failed, every = (
+        {*ways, *(way.back for way in ways)} for ways in ({*slow, *in_both.refused}, {*shares, *in_both.refused})
+    )
+    if shared := common(failed, every):
+        wrong.add(shared)
     wrong.judge()
     measure.judge()
 
@@ -162,7 +167,7 @@ def test_all_rails_at_once_add_up(at_once: Together, measure: Measure, evidence:
     of_sums = measure("least_sum_gbit_per_s", min(sums.values()), n=len(sums))
     of_capacity = measure("least_sum_of_capacity", min(shares.values()), n=len(shares))
     wrong = Findings(slow_at_once([(of_sums, sums), (of_capacity, shares)], at_once.rates))
-    wrong.extend(slow_at_once([(of_both, of_each)], at_once.both))
+    wrong.extend(slow_at_once([(of_both, of_each)], at_once.both, " and "))
     wrong.judge()
     measure.judge()
 
@@ -192,7 +197,7 @@ def test_reads_over_all_rails_at_once_keep_up_with_writes(
     least = measure("least_of_writes", min(shares.values()), n=len(shares))
     least_both = measure("least_both_ways_of_writes", min(in_both.values()), n=len(in_both))
     wrong = Findings(slow_at_once([(least, shares)], reads))
-    wrong.extend(slow_at_once([(least_both, in_both)], of_both))
+    wrong.extend(slow_at_once([(least_both, in_both)], of_both, " and "))
     wrong.judge()
     measure.judge()
 
