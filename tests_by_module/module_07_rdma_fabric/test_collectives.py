@@ -12,7 +12,7 @@ from fixtures.basics.measure import Measure
 from fixtures.basics.merged import folded
 from fixtures.cluster.nodes import Node
 from fixtures.fabric.bisection import Bisected, Bisecting
-from fixtures.fabric.collectives import Collected, narrowest
+from fixtures.fabric.collectives import Collected, links_of, narrowest
 from fixtures.fabric.rates import common_of_pairs
 from fixtures.kv.floor import Link
 
@@ -105,7 +105,8 @@ def test_collectives_are_nearly_as_fast_as_their_link(
     if left_out := collectives.done[0].left_out:
         available = f"{collectives.done[0].memory_bytes / 1e9:.3g} GB of memory are available"
         raise CouldNotLook(f"{available}, too little for {max(left_out)} bytes, and smaller sizes do not fill the link")
-    link = narrowest(list(torch_nodes.values()), collectives.backend)
+    links = links_of(list(torch_nodes.values()), collectives.backend)
+    link = narrowest(links.values())
     rows = collectives.rows()
     table = [[row.kind, row.bytes, row.times, row.seconds * 1e6, collectives.busbw(row)] for row in rows]
     evidence.table("operations", ["operation", "bytes", "times", "us", "GB/s (bus)"], table)
@@ -132,7 +133,7 @@ def test_collectives_are_nearly_as_fast_as_their_link(
         def slow(names: Sequence[str], found: Collected) -> bool:
             if found.failed:
                 return True
-            carried = figures_of(found, narrowest([torch_nodes[name] for name in names], found.backend))
+            carried = figures_of(found, narrowest(links[name] for name in names))
             return any(carried[name] < least for name, least in bounds.items())
 
         wrong.extend(_narrowed(bisecting(slow), evidence))
