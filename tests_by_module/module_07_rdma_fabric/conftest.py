@@ -9,6 +9,7 @@ import pytest
 from fixtures.basics.errors import BringUpFailed, CouldNotLook
 from fixtures.basics.parallel import in_parallel
 from fixtures.cluster.inventory.model import Inventory
+from fixtures.cluster.labs.plan import holds_dynamo
 from fixtures.cluster.nodes import Node, RemoteError
 from fixtures.cluster.probes.capabilities import has_torch
 from fixtures.fabric.bisection import Bisecting, bisect
@@ -82,13 +83,16 @@ def of_services(run: Run, inventory: Inventory, fabric_nodes: dict[str, Node]) -
     """What a process of each node's workers may do, started as these are; empty where the suite starts none."""
     if not inventory.cluster.dynamo_managed:
         return {}
-    runtimes = run.environments()
+    if holds_dynamo(inventory):
+        runtimes = {name: it.worker_runtime or it.runtime for name, it in run.equipment().items()}
+    else:
+        runtimes = run.environments()
 
     def changed(argv: list[str], node: str) -> list[str]:
         return run.at("module_07.worker", argv, node=node)
 
     nodes = list(fabric_nodes.values())
-    looks = in_parallel(lambda node: limits_of_workers(node, inventory, runtimes, changed), nodes)
+    looks = in_parallel(lambda node: limits_of_workers(node, runtimes[node.name], changed), nodes)
     return dict(zip(fabric_nodes, looks, strict=True))
 
 
