@@ -56,11 +56,12 @@ def test_declared_ports_are_up(seen: dict[str, Seen], fabric_nodes: dict[str, No
 )
 @pytest.mark.needs("multi_node")
 def test_both_ends_of_each_link_are_alike(rails: list[tuple[HcaPort, HcaPort]], measure: Measure, evidence: Evidence):
-    """Both ends of each link have the same layer and the same rate, which is the rate that belongs there."""
+    """Both ends of each link have one layer and one rate, that which belongs there where a site says which."""
     rows = [[str(one), str(other), one.port.layer, one.port.rate, other.port.rate] for one, other in rails]
     evidence.table("links", ["one end", "the other", "layer", "rate", "rate of the other"], rows)
-    rates = [port.rate_gbit_per_s for port in dict.fromkeys(port for link in rails for port in link)]
-    measure("least_rate_gbit_per_s", min((rate for rate in rates if rate), default=None), n=len(rates))
+    every = dict.fromkeys(port for link in rails for port in link)
+    rates = [rate for port in every if (rate := port.rate_gbit_per_s)]
+    measure("least_rate_gbit_per_s", min(rates, default=None), n=len(rates))
     Findings(each for one, other in rails for each in unlike(one, other)).judge()
     measure.judge()
 
