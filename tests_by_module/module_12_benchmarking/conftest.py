@@ -130,7 +130,8 @@ def arriving(
 
     def at(percent: int, name: str, number: int) -> Sent:
         rate_per_s = found_knee.at.requests_per_s * percent / 100
-        count = round(sizes.requests * min(1, percent / RECOVERS_AT))  # at less than that no longer than at that
+        # the rarest arrive for no longer than those that tails come from
+        count = sizes.requests if percent >= RECOVERS_AT else round(sizes.requests * percent / TAILS_UP_TO)
         if percent == TAILS_UP_TO:
             count = max(count, judged)
         return loads.send(name, sizes.arriving(rate_per_s, seed + 100 + number, count))
