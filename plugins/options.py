@@ -16,7 +16,7 @@ import plugins
 from fixtures.basics.check_source import TESTS, KnownCheck, SiteChecks, read_checks
 from fixtures.basics.measurement import Threshold
 from fixtures.basics.redact import hide
-from fixtures.basics.thresholds import ThresholdError, Thresholds, load_thresholds
+from fixtures.basics.thresholds import ThresholdError, Thresholds, bounds_of, load_thresholds
 from plugins import allocation
 from plugins.checks import OF_A_SITE, required_ids
 from plugins.output import print_lines
@@ -281,7 +281,7 @@ def thresholds_of(
     files: list[tuple[Path, set[str] | None]] = [(path, None) for path in suites]
     if site:  # bounds of the suite's checks are changed beside the inventory, where a reader looks for them
         files.append((site.folder / "thresholds.yaml", {check.id for check in known if check.module == site.module}))
-    files.append((inventory.path.with_name(f"{inventory.path.stem}.thresholds.yaml"), {check.id for check in known}))
+    files.append((bounds_of(inventory.path), {check.id for check in known}))
     try:
         for path, may_name in [each for each in files if each[0].is_file()]:
             of_suite = {check.id for check in known if may_name and check.module != (site and site.module)}
