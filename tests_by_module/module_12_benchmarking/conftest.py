@@ -145,4 +145,4 @@ def arriving(
         except ClientStarved as error:  # the deployment had it, and recovers from it
             starved = str(error)
     recovered = at(RECOVERS_AT, f"{RECOVERS_AT} %, after the overload", len(RATES))
-    return Arriving(by_percent, overload, recovered, found_knee.at.concurrency, starved)
+    return Arriving(by_percent, overload, recovered, starved)

@@ -109,24 +109,20 @@ def trace_of(deployment: Deployment, sizes: Sizes, seed: int, run_id: str) -> tu
 @dataclass(frozen=True)
 class Arriving:
     """By percent of the knee's rate what was sent; what was more than can be served, which is the last of these or a
-    load of its own; once more at RECOVERS_AT, right after it; and how many are in flight at the knee.
+    load of its own; and once more at RECOVERS_AT, right after it.
 
     `starved`: why there is no load of its own, where the client was its bottleneck."""
 
     by_percent: dict[int, Sent]
     overload: Sent
     recovered: Sent
-    at_knee: int
     starved: str = ""
 
     @property
     def unsteady(self) -> list[str]:
-        """Why the load that tails and goodput are judged by drifts, or nobody can say that it does not.
-
-        The first requests, as many as are in flight at the knee, found a deployment that was filling up.
-        """
+        """Why the load that tails and goodput are judged by drifts, or nobody can say that it does not."""
         at = self.by_percent[TAILS_UP_TO]
-        drift = unsteady(at.requests, self.at_knee, UNSTEADY_ARRIVING_SHARE)
+        drift = unsteady(at.requests, 0, UNSTEADY_ARRIVING_SHARE)
         told = "too few requests were completed to say whether it is steady" if drift is None else drift
         return [f"{at.name}: {told}"] if told else []
 
