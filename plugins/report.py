@@ -38,6 +38,7 @@ _NOT_SHOWN = ("looked_at", "clock_s")  # of the facts
 CHARSET, VIEWPORT = '<meta charset="utf-8"/>', '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
 ABSENT = {"comparison": None, "resumes": None}  # in records of older suites
 ROWS_SHOWN = 200  # of an evidence table; the file has them all
+LONG_FRACTION = re.compile(r"-?\d+\.\d{3,}(e[-+]\d+)?")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -214,13 +215,21 @@ def shown(folder: Path, entry: dict[str, str]) -> dict[str, Any]:
     if entry["kind"] == "table":
         with path.open(encoding="utf-8", newline="") as lines:
             head, *rows = list(csv.reader(lines)) or [[]]
-        return {**entry, "head": head, "rows": rows[:ROWS_SHOWN], "more": max(0, len(rows) - ROWS_SHOWN)}
+        cells = [[rounded(cell) for cell in row] for row in rows[:ROWS_SHOWN]]
+        return {**entry, "head": head, "rows": cells, "more": max(0, len(rows) - ROWS_SHOWN)}
     if entry["kind"] == "note":
         return {**entry, "lines": path.read_text(encoding="utf-8").splitlines()}
     if entry["kind"] == "svg":
         encoded = base64.b64encode(path.read_bytes()).decode("ascii")
         return {**entry, "image": f"data:image/svg+xml;base64,{encoded}"}
     return dict(entry)
+
+
+def rounded(cell: str) -> str:
+    """A number with a long fraction to five digits, anything else as it is; the table's file has all digits."""
+    if not LONG_FRACTION.fullmatch(cell):
+        return cell
+    return f"{float(cell):.5g}" if abs(float(cell)) < 100_000 else f"{float(cell):.0f}"
 
 
 def files(folder: Path, junit: str | None) -> list[str]:

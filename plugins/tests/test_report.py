@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from plugins.report import rounded
 from plugins.tests.conftest import ROOT
 
 FILTER = (ROOT / "reports" / "templates" / "filter.js").read_text(encoding="utf-8")
@@ -240,3 +241,21 @@ def test_a_phone_finds_its_way_on_it(reported, opened):
     assert seen["text"] == ["M01-01", "M01-02"]
     assert seen["outcome"] == ["M00-06", "M00-06"]
     assert seen["links"] == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("188.61153126789168", "188.61"),
+        ("1.609771248374609", "1.6098"),
+        ("-20892700.128246208", "-20892700"),
+        ("5.9257865e-05", "5.9258e-05"),
+        ("0.25", "0.25"),
+        ("1234567", "1234567"),
+        ("198.18.0.11", "198.18.0.11"),
+        ("32 at once", "32 at once"),
+        ("", ""),
+    ],
+)
+def test_a_cell_of_a_table_has_five_digits_of_a_long_fraction(cell: str, shown: str) -> None:
+    assert rounded(cell) == shown
