@@ -31,8 +31,6 @@ pytestmark = [
     pytest.mark.endurance,
 ]
 ROUNDS = 9
-# of the last six rounds: one thread more is then known to within five of 1000 requests, wherever it comes
-LEAST_IN_A_ROUND = 50
 UNITS = {"memory": "MB", "descriptors": "descriptors", "threads": "threads"}
 KV_ROUTER = "kv"
 NO_KV_ROUTER = (
@@ -67,7 +65,7 @@ def endured(
     """Rounds of the greatest load below the knee, together as long as --endurance says."""
     below = [each for each in sweep if (each.plan.concurrency or 0) < found_knee.at.concurrency]
     usual = below[-1] if below else sweep[0]
-    count = max(LEAST_IN_A_ROUND, round(usual.requests_per_s * pytestconfig.getoption("--endurance") / ROUNDS))
+    count = max(sizes.round_requests, round(usual.requests_per_s * pytestconfig.getoption("--endurance") / ROUNDS))
     plan = sizes.at_once(usual.plan.concurrency or 1, seed + 500)
     taken, rounds, leases, blocks = len(run.history.samples), [], [], []
     without = why_no_kv_blocks(deployment)
