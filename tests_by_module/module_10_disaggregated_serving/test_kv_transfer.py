@@ -152,7 +152,7 @@ def moved(run: Run, sides: Sides, bytes_per_token: int, files: ModelFiles) -> Mo
     pids = {name: [pid_of(each) for each in workers if each.node.name == name] for name in nodes}
     before, counted = {name: carriers(node) for name, node in nodes.items()}, sides.counted()
     for prompt in prompts:
-        # the first one may compile kernels, and on emulated processors each takes a minute
+        # the first one may compile kernels, and on emulated processors each takes minutes
         answer = ask(sides.deployment.endpoint, prompt, max_tokens=1, timeout_s=settings.ready_within_s)
         if not answer.ok:
             raise CouldNotLook(f"{prompt.name}: {answer.describe()}")
